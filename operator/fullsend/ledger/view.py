@@ -1,0 +1,191 @@
+"""What the ledger says, as plain values: the face that ``reconcile``, the shells and the reports look at.
+
+Nothing here touches a database, so the pure core may import it. All times are the database's clock, in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from fullsend.states import MISSING, OPEN, UNDELIVERED, CampaignId, DeliveryState, SessionId
+
+
+class Phase(StrEnum):
+    """How far the ledger's campaign is. Forward only, but for a reopen: COMPLETE/FAILED/CANCELLED -> SENDING."""
+
+    REGISTERED = "registered"  # known by key and fingerprint; no sealed plan yet
+    SENDING = "sending"  # a plan is sealed; rows may be claimed
+    COMPLETE = "complete"  # proved
+    FAILED = "failed"  # ended with people undelivered
+    CANCELLED = "cancelled"  # ended by the user for good
+    PURGED = "purged"  # a tombstone: key, fingerprint, counts, proof; never sends
+
+
+FINISHED = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.CANCELLED, Phase.PURGED})
+
+
+class PlanState(StrEnum):
+    """One attempt to read the audience. An unsealed one is discarded, never continued."""
+
+    RUNNING = "running"
+    SEALED = "sealed"
+    FAILED = "failed"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """The newest plan generation. ``rows_read == inserted + duplicates`` and ``inserted`` includes invalid rows.
+
+    ``digest`` is order-independent: the sum of the first 8 bytes (signed, big-endian) of every inserted row's
+    identity hash, as a decimal string. ``reason``/``message`` say why a plan failed. ``render_failed`` of
+    ``render_checked`` sampled recipients could not be rendered.
+    """
+
+    generation: int
+    state: PlanState
+    heartbeat_at: datetime
+    rows_read: int = 0
+    inserted: int = 0
+    duplicates: int = 0
+    invalid: int = 0
+    suppressed: int = 0
+    digest: str = "0"
+    render_checked: int = 0
+    render_failed: int = 0
+    sealed_at: datetime | None = None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Recipients by state; summed from the per-session counters, never by scanning rows."""
+
+    by_state: Mapping[DeliveryState, int] = field(default_factory=dict)
+
+    def __getitem__(self, state: DeliveryState) -> int:
+        return self.by_state.get(state, 0)
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_state.values())
+
+    @property
+    def open(self) -> int:
+        return sum(self[state] for state in OPEN)
+
+    @property
+    def undelivered(self) -> int:
+        return sum(self[state] for state in UNDELIVERED)
+
+    @property
+    def missing(self) -> int:
+        return sum(self[state] for state in MISSING)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A sender's identity that has not ended. ``expired``: its heart-beat is older than the lease, by the
+    database's clock, and it may be fenced by anyone."""
+
+    id: SessionId
+    wave: int
+    holder: str
+    started_at: datetime
+    heartbeat_at: datetime
+    expired: bool
+    connections: int
+
+
+class BreakerState(StrEnum):
+    CLOSED = "closed"  # all is well
+    REDUCED = "reduced"  # fewer connections, halved at each trouble
+    PROBING = "probing"  # one connection, one message at a time
+    HALTED = "halted"  # nothing is armed until the probe time, or until a person acknowledges
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerView:
+    """The campaign's circuit breaker.
+
+    ``failures`` counts transport troubles since the last success. ``needs_person`` halts end only by
+    ``acknowledgedHalt`` equal to ``halt_id``; others end by themselves at ``next_probe_at``. ``connections`` caps
+    the whole campaign (None: no cap).
+    """
+
+    state: BreakerState = BreakerState.CLOSED
+    failures: int = 0
+    connections: int | None = None
+    reason: str = ""
+    message: str = ""
+    since: datetime | None = None
+    next_probe_at: datetime | None = None
+    halt_id: str = ""
+    needs_person: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What completion rests on: one query over all rows of the campaign, in one snapshot.
+
+    ``holds`` is true when rows, counters and seal agree and nothing is open; ``differences`` names what does not.
+    """
+
+    at: datetime
+    counts: Counts
+    rows: int
+    digest: str
+    holds: bool
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who reconciles a ledger key. ``expired``: the heart-beat is older than the owner's lease."""
+
+    cluster: str
+    uid: str
+    heartbeat_at: datetime
+    expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenRequest:
+    """A person's wish to retry rows that have ended; ``done_at`` is set once it was carried out, with the count."""
+
+    id: str
+    states: tuple[DeliveryState, ...]
+    requested_at: datetime
+    done_at: datetime | None
+    reopened: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """All that a tick needs to know of one campaign; costs the same at ten recipients and at ten million."""
+
+    campaign: CampaignId
+    now: datetime  # the database's clock
+    revision: int  # only ever grows; a smaller one than remembered means the ledger went back
+    phase: Phase
+    fingerprint: str
+    owner: Owner | None
+    plan: PlanView | None
+    counts: Counts
+    sessions: tuple[SessionView, ...]
+    breaker: BreakerView
+    wave: int  # number of the newest sender wave
+    control: Mapping[str, Any]  # as last written by the shell
+    next_due_at: datetime | None  # earliest due time of deferred and unknown rows
+    due_now: int  # deferred and unknown rows due now, counted up to 10,000
+    last_settled_at: datetime | None  # when a row last reached a settled or undelivered state
+    first_armed_at: datetime | None
+    duplicates_possible: int  # rows resent after an unknown
+    reopen: ReopenRequest | None  # the newest
+    proof: Proof | None
+    finished_at: datetime | None
