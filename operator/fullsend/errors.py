@@ -30,8 +30,8 @@ class FullsendError(Exception):
 class Problem:
     """One thing wrong with the input.
 
-    ``where`` names file, document and field ("campaign.yaml, document 2 (Campaign spring-launch), spec.message.subject"),
-    ``what`` says what is wrong, ``fix`` what to do ("" where ``what`` already says it).
+    ``where`` names file, document and field ("campaign.yaml, document 2 (Campaign spring-launch),
+    spec.message.subject"), ``what`` says what is wrong, ``fix`` what to do ("" where ``what`` already says it).
     """
 
     where: str

@@ -43,9 +43,7 @@ OPEN = frozenset(
         DeliveryState.UNKNOWN,
     }
 )
-SETTLED = frozenset(
-    {DeliveryState.ACCEPTED, DeliveryState.REJECTED, DeliveryState.SUPPRESSED, DeliveryState.INVALID}
-)
+SETTLED = frozenset({DeliveryState.ACCEPTED, DeliveryState.REJECTED, DeliveryState.SUPPRESSED, DeliveryState.INVALID})
 UNDELIVERED = frozenset(
     {DeliveryState.EXPIRED, DeliveryState.UNRENDERABLE, DeliveryState.HELD, DeliveryState.CANCELLED}
 )

@@ -1,0 +1,55 @@
+# One command each to set up, demo, test, check and bench. Needs python3 (3.11 or newer) and make, nothing else:
+# tools/setup_venv.py makes .venv from the hashed locks in requirements/.
+
+PYTHON3 ?= python3
+PYTHON := .venv/bin/python
+UV := $(PYTHON) -m uv
+# make test ARGS="tests/unit -k sink", make demo ARGS="--recipients 500", make lock ARGS=--upgrade
+ARGS ?=
+
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: .setup-dev ## make .venv with everything the other targets use; .venv/bin/fullsend is the command
+	@echo "ready: .venv/bin/fullsend"
+
+demo: .setup-local ## send a campaign on this machine: embedded PostgreSQL, our own mail sink, no cluster
+	.venv/bin/fullsend demo $(ARGS)
+
+test: .setup-dev ## run the tests
+	$(PYTHON) -m pytest $(ARGS)
+
+check: .setup-dev ## lint, format check, types, import contracts
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+format: .setup-dev ## apply the formatter and the safe fixes
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+bench: .setup-dev ## run the benchmarks
+	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(PYTHON) $$bench $(ARGS); done
+
+# Each lock is constrained by the smaller one, so that all of them agree.
+COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --generate-hashes --only-binary :all: \
+	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+lock: .setup-dev ## refresh requirements/*.txt from pyproject.toml (ARGS=--upgrade for newer versions)
+	$(COMPILE) -o requirements/base.txt
+	$(COMPILE) --extra local -c requirements/base.txt -o requirements/local.txt
+	$(COMPILE) --extra local --group dev -c requirements/local.txt -o requirements/dev.txt
+
+clean: ## remove what the other targets left in this clone (the package cache stays)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fullsend demo-out build dist
+	find operator tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	if [ -f .venv/fullsend-setup ]; then rm -rf .venv; fi
+
+.PHONY: .setup-local .setup-dev
+.setup-local .setup-dev: .setup-%:
+	@$(PYTHON3) tools/setup_venv.py $* >/dev/null
