@@ -101,15 +101,6 @@ ROLE_MAILBOXES: Final = frozenset(
     {"abuse", "noc", "security", "postmaster", "hostmaster", "usenet", "news", "webmaster", "www", "uucp", "ftp"}
     | {"mailer-daemon", "noreply", "no-reply", "root", "nobody", "listserv", "majordomo"}
 )
-ROLE_SUFFIXES)
-
-
-# RFC 2142 sections 4 to 6, and the mailboxes that machines answer. Its section 3 (info, sales, marketing, support)
-# is not here: these are how small firms subscribe, and leaving them out would be a miss.
-ROLE_MAILBOXES: Final = frozenset(
-    ("abuse", "noc", "security", "postmaster", "hostmaster", "usenet", "news", "webmaster", "www", "uucp", "ftp")
-    + ("mailer-daemon", "noreply", "no-reply", "root", "nobody", "listserv", "majordomo")
-)
 ROLE_SUFFIXES: Final = ("-request", "-owner")  # of mailing lists
 
 
