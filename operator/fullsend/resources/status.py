@@ -1,0 +1,157 @@
+"""`Campaign.status`: what a reader of the object sees. `reconcile` fills it; nothing here decides.
+
+Invariant: the counters are one a state of the ledger and sum to `total`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
+
+from fullsend.resources.base import Unset
+
+Count = Annotated[int, Field(ge=0)]
+_INT64: JsonDict = {"format": "int64"}
+
+
+class StatusModel(BaseModel):
+    """Lenient, unlike what a user writes: a newer operator may have written fields this one does not know."""
+
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, populate_by_name=True, alias_generator=lambda name: to_camel(name.rstrip("_"))
+    )
+
+
+class ConditionStatus(StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class LimitedBy(StrEnum):
+    """What keeps the campaign from going faster."""
+
+    RATE = "Rate"
+    RELAY = "Relay"
+    BREAKER = "Breaker"
+    DATABASE = "Database"
+    SCHEDULE = "Schedule"
+    APPROVAL = "Approval"
+
+
+class Condition(StatusModel):
+    """As in the Kubernetes API conventions (metav1.Condition)."""
+
+    type: Annotated[str, Field(max_length=316)] = Field(description="Kind of the condition, in CamelCase.")
+    status: ConditionStatus = Field(description="`True`, `False` or `Unknown`.")
+    reason: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="Why, one word in CamelCase.")
+    message: Annotated[str, Field(max_length=32768)] = Field(
+        default="", description="Why, for a person, with what to do."
+    )
+    last_transition_time: datetime = Field(description="When `status` last changed.")
+    observed_generation: int = Field(
+        default=0, description="Generation of the spec this was judged on.", json_schema_extra=_INT64
+    )
+
+
+class Halt(StatusModel):
+    """Why sending has stopped by itself."""
+
+    id: str = Field(description="Write this into `spec.acknowledgedHalt` to resume.")
+    reason: str = Field(description="Why, one word in CamelCase.")
+    message: str = Field(default="", description="Why, for a person, with what to do.")
+    since: datetime | Unset = Field(default=None, description="When it halted.")
+    next_probe_time: datetime | Unset = Field(
+        default=None, description="When one message is tried again. Absent when only a person can resume."
+    )
+
+
+class ProofStatus(StatusModel):
+    """What completion rests on: one query over all rows."""
+
+    time: datetime = Field(description="When the proof was made, by the database's clock.")
+    digest: str = Field(description="Order-independent sum over the recipients' identities, equal to the plan's.")
+    rows: Count = Field(description="Rows looked at.", json_schema_extra=_INT64)
+    holds: bool = Field(description="Rows, counters and plan agree, and nothing is open.")
+
+
+class PlanStatus(StatusModel):
+    """What reading the audience found."""
+
+    state: str = Field(description="`running`, `sealed`, `failed` or `discarded`.")
+    generation: Count = Field(default=0, description="Number of the attempt to plan.", json_schema_extra=_INT64)
+    rows_read: Count = Field(default=0, description="Rows read from all sources.", json_schema_extra=_INT64)
+    inserted: Count = Field(default=0, description="Recipients in the plan.", json_schema_extra=_INT64)
+    duplicates: Count = Field(default=0, description="Rows of a person already in the plan.", json_schema_extra=_INT64)
+    invalid: Count = Field(default=0, description="Recipients whose address cannot be used.", json_schema_extra=_INT64)
+    suppressed: Count = Field(default=0, description="Recipients suppressed when planned.", json_schema_extra=_INT64)
+    digest: str = Field(default="", description="Order-independent sum over the recipients' identities.")
+    render_checked: Count = Field(
+        default=0, description="Recipients the message was built for as a check.", json_schema_extra=_INT64
+    )
+    render_failed: Count = Field(default=0, description="How many of these failed.", json_schema_extra=_INT64)
+    sealed_at: datetime | Unset = Field(default=None, description="When planning ended.")
+    reason: str = Field(default="", description="Why a plan failed, one word in CamelCase.")
+    message: str = Field(default="", description="Why a plan failed, for a person.")
+
+
+class CampaignStatus(StatusModel):
+    """Progress, conditions and proof of a campaign."""
+
+    observed_generation: int = Field(
+        default=-1,
+        description="Generation of the spec this status is about; -1 before the first look.",
+        json_schema_extra=_INT64,
+    )
+    state: str = Field(default="", description="The campaign in one word, for a table.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        description="Ready, Complete, Finished, Failed, Suspended, Halted, Reconciling, Stalled.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    total: Count = Field(default=0, description="Recipients in the plan.", json_schema_extra=_INT64)
+    eligible: Count = Field(
+        default=0,
+        description="Recipients in the plan who are neither suppressed nor invalid.",
+        json_schema_extra=_INT64,
+    )
+    missing: Count = Field(default=0, description="Open and undelivered recipients.", json_schema_extra=_INT64)
+    pending: Count = Field(default=0, description="Planned, never tried.", json_schema_extra=_INT64)
+    claimed: Count = Field(default=0, description="Held by a sender; nothing is on the wire.", json_schema_extra=_INT64)
+    armed: Count = Field(default=0, description="The message may be on the wire now.", json_schema_extra=_INT64)
+    deferred: Count = Field(default=0, description="Due again at a known time.", json_schema_extra=_INT64)
+    unknown: Count = Field(
+        default=0, description="Sent, then nobody knows; due for a bounded resend.", json_schema_extra=_INT64
+    )
+    accepted: Count = Field(default=0, description="Accepted by the relay.", json_schema_extra=_INT64)
+    rejected: Count = Field(default=0, description="Mailbox refused for good by the relay.", json_schema_extra=_INT64)
+    suppressed: Count = Field(default=0, description="Said no, or policy passes them over.", json_schema_extra=_INT64)
+    invalid: Count = Field(default=0, description="The address cannot be used.", json_schema_extra=_INT64)
+    expired: Count = Field(default=0, description="Undelivered when time ran out.", json_schema_extra=_INT64)
+    unrenderable: Count = Field(
+        default=0, description="The message cannot be built for them.", json_schema_extra=_INT64
+    )
+    held: Count = Field(default=0, description="Unknown more often than may be resent.", json_schema_extra=_INT64)
+    cancelled: Count = Field(
+        default=0, description="The campaign was cancelled before their turn.", json_schema_extra=_INT64
+    )
+    revision: Count = Field(
+        default=0, description="Revision of the ledger; it never goes back.", json_schema_extra=_INT64
+    )
+    rate_per_second: float = Field(default=0.0, description="Messages accepted a second, lately.")
+    limited_by: LimitedBy | Unset = Field(
+        default=None,
+        description="What keeps it from going faster: `Rate`, `Relay`, `Breaker`, `Database`, `Schedule` or "
+        "`Approval`.",
+    )
+    next_attempt_time: datetime | Unset = Field(default=None, description="When the next deferred recipient is due.")
+    start_time: datetime | Unset = Field(default=None, description="When the first message went out.")
+    completion_time: datetime | Unset = Field(default=None, description="When the campaign ended.")
+    halt: Halt | Unset = Field(default=None, description="Why sending has stopped by itself.")
+    plan: PlanStatus | Unset = Field(default=None, description="What reading the audience found.")
+    proof: ProofStatus | Unset = Field(default=None, description="What completion rests on.")

@@ -1,0 +1,168 @@
+"""The message: `MailTemplate`, and the message a campaign carries itself.
+
+Invariant: what reaches the composer is a `MessageSpec`, whole and typed, wherever its parts were written. Templates
+are jinja2 text here and nothing more: they are looked at lexically, never compiled (that happens in a limited Job).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from fullsend.resources.base import Address, Bool, ConfigMapKeyRef, Fault, Line, Model, Unset
+
+BODY_LIMIT = 524_288
+"""Characters of one body: with both bodies and an attachment an object stays within etcd's 1.5 MB."""
+
+RESERVED_HEADERS = frozenset(
+    {
+        "bcc", "cc", "content-disposition", "content-id", "content-transfer-encoding", "content-type", "date", "dkim-
+        signature", "feedback-id", "from", "list-id", "list-unsubscribe", "list-unsubscribe-post", "message-id",
+        "mime-version", "received", "reply-to", "return-path", "sender", "subject", "to",
+    }
+)
+"""Headers with a field of their own, or that only the composer or the relay may write."""
+
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[!-9;-~]{1,76}$")]  # RFC 5322, section 3.6.8
+ContentType = Annotated[
+    str, StringConstraints(pattern=r"^[a-z]+/[A-Za-z0-9][-A-Za-z0-9.+_]*(; ?[-a-z]+=[^;\s]+)*$", max_length=127)
+]
+FileName = Annotated[str, StringConstraints(pattern=r"^[^/\\\r\n\x00]+$", max_length=255)]
+ContentId = Annotated[str, StringConstraints(pattern=r"^[-A-Za-z0-9._@]+$", max_length=128)]
+FeedbackId = Annotated[str, StringConstraints(pattern=r"^[-A-Za-z0-9._]*(:[-A-Za-z0-9._]*){0,3}$", max_length=127)]
+Body = Annotated[str, StringConstraints(max_length=BODY_LIMIT)]
+HeaderText = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]*$", max_length=998)]
+
+
+class Mailbox(Model):
+    """An address with the name a reader sees."""
+
+    address: Address = Field(description="The address, such as `news@mail.example`.")
+    name: Line | Unset = Field(default=None, description="Name shown beside the address. Any Unicode text on one line.")
+
+
+class Attachment(Model):
+    """A file that every recipient gets, the same for all. Exactly one of `data` and `configMapKeyRef`."""
+
+    name: FileName = Field(description="File name shown to the reader, without a folder.")
+    content_type: ContentType = Field(description="Media type, such as `application/pdf` or `image/png`.")
+    data: Annotated[str, StringConstraints(max_length=1_048_576)] | Unset = Field(
+        default=None, description="The content, in base64.", json_schema_extra={"format": "byte"}
+    )
+    config_map_key_ref: ConfigMapKeyRef | Unset = Field(
+        default=None, description="The key of a ConfigMap (`data` or `binaryData`) that holds the content."
+    )
+    inline: Bool = Field(
+        default=False,
+        description="Shown inside the HTML part, where it refers to `cid:<contentId>`, rather than listed as a "
+        "file. Default: false.",
+    )
+    content_id: ContentId | Unset = Field(
+        default=None, description="Content-ID without angle brackets. Needed when `inline` is true."
+    )
+
+    def rules(self) -> Iterator[Fault]:
+        yield from self.exactly_one("data", "config_map_key_ref")
+        if self.inline and self.content_id is None:
+            yield Fault(
+                ("contentId",), "is needed for an inline attachment: the HTML part refers to it as cid:<contentId>"
+            )
+        if self.data is not None and decode_base64(self.data) is None:
+            yield Fault(("data",), "is not base64")
+
+
+class MessageFields(Model):
+    """The parts of a message, each optional: a template and a campaign may each give some of them."""
+
+    from_: Mailbox | Unset = Field(default=None, description="Author of the message, in the From header.")
+    reply_to: Mailbox | Unset = Field(default=None, description="Where replies go. Default: the From address.")
+    return_path: Address | Unset = Field(
+        default=None,
+        description="Envelope sender, where bounces go. Default: the From address.",
+    )
+    subject: Line | Unset = Field(
+        default=None, description="Subject, a jinja2 template on one line. Variables are the recipient's columns."
+    )
+    text: Body | Unset = Field(
+        default=None, description="Plain text part, a jinja2 template. Default: made from the HTML part."
+    )
+    html: Body | Unset = Field(
+        default=None,
+        description="HTML part, a jinja2 template; variables are escaped. Default: the message has a text part only.",
+    )
+    headers: dict[HeaderName, HeaderText] = Field(
+        default_factory=dict,
+        max_length=50,
+        description="Further headers, name to value; values are jinja2 templates on one line. "
+        "Headers that have a field of their own, or that only Fullsend writes, are refused.",
+    )
+    attachments: tuple[Attachment, ...] = Field(default=(), max_length=20, description="Files for every recipient.")
+    feedback_id: FeedbackId | Unset = Field(
+        default=None,
+        description="Feedback-ID header (Gmail's complaint statistics), up to four parts with colons between. "
+        "Default: no header.",
+    )
+
+    def rules(self) -> Iterator[Fault]:
+        seen: dict[str, str] = {}
+        for name in self.headers:
+            lower = name.lower()
+            if lower in RESERVED_HEADERS:
+                yield Fault(("headers", name), f"{name} is written by Fullsend or has a field of its own")
+            if lower in seen:
+                yield Fault(("headers", name), f"is the same header as {seen[lower]}")
+            seen[lower] = name
+        for field, key in (("name", "name"), ("content_id", "contentId")):
+            values = [getattr(item, field) for item in self.attachments]
+            for index, value in enumerate(values):
+                if value is not None and value in values[:index]:
+                    yield Fault(("attachments", index, key), f"{value!r} is used by an earlier attachment")
+
+
+class MailTemplateSpec(MessageFields):
+    """A message that several campaigns may use. A campaign names it in `messageRef`."""
+
+    def rules(self) -> Iterator[Fault]:
+        yield from super().rules()
+        yield from needs_body(self)
+
+
+class MessageSpec(MessageFields):
+    """The message a campaign sends, whole: what the composer is given."""
+
+    from_: Mailbox = Field(description="Author of the message, in the From header.")
+    subject: Line = Field(description="Subject, a jinja2 template on one line.")
+
+    def rules(self) -> Iterator[Fault]:
+        yield from super().rules()
+        yield from needs_body(self)
+
+
+def needs_body(message: MessageFields) -> Iterator[Fault]:
+    if not message.text and not message.html:
+        yield Fault((), "needs a text or an html part", ("text", "html"))
+
+
+def decode_base64(text: str) -> bytes | None:
+    """The bytes, or None where it is not base64. Line breaks are allowed, as in a Secret."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+_UNSEEN = re.compile(r"\{#.*?#\}|\{%-?\s*raw\s*-?%\}.*?\{%-?\s*endraw\s*-?%\}|<!--.*?-->", re.DOTALL)
+_SHOWN = re.compile(r"\{\{(.*?)\}\}|\{%[-+]?\s*set\b(.*?)%\}", re.DOTALL)
+_LITERAL = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+
+
+def shows(template: str, variable: str) -> bool:
+    """Whether a template puts this variable where a reader can see it: not in a comment, not as quoted text."""
+    word = re.compile(rf"(?<![\w.]){re.escape(variable)}\b")
+    visible = _UNSEEN.sub("", template)
+    return any(word.search(_LITERAL.sub("''", "".join(found))) for found in _SHOWN.findall(visible))
