@@ -21,9 +21,27 @@ BODY_LIMIT = 524_288
 
 RESERVED_HEADERS = frozenset(
     {
-        "bcc", "cc", "content-disposition", "content-id", "content-transfer-encoding", "content-type", "date", "dkim-
-        signature", "feedback-id", "from", "list-id", "list-unsubscribe", "list-unsubscribe-post", "message-id",
-        "mime-version", "received", "reply-to", "return-path", "sender", "subject", "to",
+        "bcc",
+        "cc",
+        "content-disposition",
+        "content-id",
+        "content-transfer-encoding",
+        "content-type",
+        "date",
+        "dkim-signature",
+        "feedback-id",
+        "from",
+        "list-id",
+        "list-unsubscribe",
+        "list-unsubscribe-post",
+        "message-id",
+        "mime-version",
+        "received",
+        "reply-to",
+        "return-path",
+        "sender",
+        "subject",
+        "to",
     }
 )
 """Headers with a field of their own, or that only the composer or the relay may write."""
