@@ -63,6 +63,10 @@ class Mounts:
             raise SourceError("ConfigMapMissing", f"ConfigMap {name} has no key {key!r}")
         return path
 
+    def claim(self, name: str, path: str) -> Path:
+        """A file of a volume claim; the claims are mounted side by side below base_dir."""
+        return self.file(f"{name}/{path}")
+
     def file(self, name: str) -> Path:
         path = self.base_dir / name
         if not path.is_file():
