@@ -1,0 +1,1 @@
+"""What is sent: compile a message once, then bytes per recipient."""
