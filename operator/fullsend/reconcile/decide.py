@@ -1,0 +1,324 @@
+"""What to do next: the wish, the world and the time in; actions, the whole next status and the next look out.
+
+Pure and deterministic. ``situation.classify`` finds the one situation the campaign is in (its docstring states the
+precedence); this table says what may happen in it. Actions are listed in the order in which they are given out;
+"drain" is WriteControl(stop) and StopSenders, each only if not done yet; Sweep comes first where it is allowed.
+
+    situation                    Sweep  what may happen                      when
+    LedgerUnreachable, -Broken   no     nothing
+    LedgerWentBack               no     Halt, StopSenders                    no row is touched before an acknowledgement
+    OwnedElsewhere               no     StopSenders                          our own jobs
+    Conflict                     no     drain                                the key is ours; else nothing
+    Complete, Failed, Cancelled  yes    StopSenders; reopen                  not a tombstone; see reopen
+    Unresolved                   yes    nothing
+    Registering                  no     Register                             no such key, or its owner is gone
+    Cancelling                   yes    drain, StopPlan, EndRows, conclude   rows become cancelled
+    Planning, PlanStalled        yes    StartPlan                            no plan job or heart-beat, delay over
+    NeverPlanned                 yes    StopPlan, conclude
+    Finishing, Unproven          yes    drain, conclude
+    Expiring                     yes    drain, EndRows                       rows become expired
+    Halted                       yes    AcknowledgeHalt; or Halt, reopen,    the id that the person was shown
+                                        drain
+    Drained, Suspended,          yes    reopen, drain
+    Scheduled
+    AwaitingApproval, Waiting    yes    reopen, WriteControl                 senders without work end by themselves
+    TransportTrouble, Sending    yes    reopen, WriteControl, EnsureSenders  something may be sent now, delay over
+
+    conclude  Prove, and at a later look Finish. Prove: nothing open, no session (live or not), no plan running.
+              Finish: a proof that holds, of these very counts, not older than the last settled row or PROOF_FRESH.
+    reopen    RequestReopen (once an id), CarryOutReopen: not cancelled, deadline ahead, references resolved.
+    EndRows   only rows that no session holds; the others are given back, recorded or swept first.
+
+Never in one decision: what starts senders with what ends rows; Prove with Finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from pydantic import ValidationError
+
+from fullsend.ledger.control import Control
+from fullsend.ledger.view import BreakerState, LedgerView, Phase
+from fullsend.reconcile import breaker, progress, senders
+from fullsend.reconcile.actions import (
+    AcknowledgeHalt,
+    Action,
+    CarryOutReopen,
+    Emit,
+    EndRows,
+    Finish,
+    Halt,
+    Prove,
+    Register,
+    RequestReopen,
+    StopPlan,
+    StopSenders,
+    Sweep,
+    WriteControl,
+)
+from fullsend.reconcile.conditions import ROWS, find, is_true
+from fullsend.reconcile.explain import explain
+from fullsend.reconcile.observed import Desired, Observed
+from fullsend.reconcile.outcome import finish_phase
+from fullsend.reconcile.situation import (
+    MAY_SEND,
+    Situation,
+    classify,
+    halted_for_person,
+    reopen_due,
+    reopen_unrequested,
+    too_many_rejected,
+    went_back_id,
+)
+from fullsend.resources.status import CampaignStatus
+from fullsend.states import DeliveryState
+
+PROOF_FRESH = timedelta(seconds=60)
+"""A Finish that was refused (something changed since the proof) is proved anew after this, at the price of a scan."""
+REPROVE = timedelta(minutes=15)
+RESTING = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED, DeliveryState.UNKNOWN})
+"""Open rows that no session holds; the others are given back, recorded or swept first."""
+
+SOON = timedelta(seconds=1)
+BUSY = timedelta(seconds=10)  # progress is written at most this often
+IDLE = timedelta(minutes=1)
+REST = timedelta(minutes=10)  # a reopen in the ledger is noticed within this
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``look_again``: look after this at the latest, sooner when something wakes the shell."""
+
+    actions: tuple[Action, ...]
+    status: CampaignStatus
+    look_again: timedelta
+    situation: Situation
+
+
+def decide(desired: Desired, observed: Observed, now: datetime) -> Decision:
+    """``now``: the ledger's clock (``view.now``) where there is a view, else the shell's. Raises nothing."""
+    situation = classify(desired, observed, now)
+    reason, message = explain(situation, desired, observed)
+    status = progress.build(situation, reason, message, desired, observed, now)
+    actions = tuple(_actions(situation, desired, observed, now))
+    return Decision(
+        actions=(*actions, *_events(observed.previous, status, situation)),
+        status=status,
+        look_again=_look_again(situation, desired, observed, status, now, acted=bool(actions)),
+        situation=situation,
+    )
+
+
+def _actions(situation: Situation, desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
+    view = observed.view
+    match situation:
+        case Situation.LEDGER_UNREACHABLE | Situation.LEDGER_BROKEN:
+            return
+        case Situation.LEDGER_WENT_BACK:
+            if view is not None and not halted_for_person(view):
+                _, message = explain(situation, desired, observed)
+                yield Halt(went_back_id(observed), breaker.Reason.LEDGER_WENT_BACK, message, needs_person=True)
+            yield from _stop_senders(observed, situation)
+            return
+        case Situation.OWNED_ELSEWHERE:
+            yield from _stop_senders(observed, situation)
+            return
+        case Situation.REGISTERING:
+            yield Register()
+            return
+        case _:
+            pass
+    if view is None:
+        return
+    if situation is Situation.CONFLICT:
+        if observed.ours and view.phase is Phase.SENDING:
+            yield from _drain(situation, desired, observed, view)
+        return
+    if any(session.expired for session in view.sessions):
+        yield Sweep()
+    yield from _with_ledger(situation, desired, observed, view, now)
+
+
+def _with_ledger(
+    situation: Situation, desired: Desired, observed: Observed, view: LedgerView, now: datetime
+) -> Iterator[Action]:
+    match situation:
+        case (
+            Situation.LEDGER_UNREACHABLE
+            | Situation.LEDGER_BROKEN
+            | Situation.LEDGER_WENT_BACK
+            | Situation.OWNED_ELSEWHERE
+            | Situation.REGISTERING
+            | Situation.CONFLICT
+            | Situation.UNRESOLVED
+        ):
+            return
+        case Situation.COMPLETE | Situation.FAILED | Situation.CANCELLED:
+            yield from _stop_senders(observed, situation)
+            if reopen_due(desired, view, now):
+                if not observed.ours:
+                    yield Register()
+                yield from _reopen(desired, view, now)
+        case Situation.PLANNING | Situation.PLAN_STALLED:
+            plan = senders.start_plan(observed, view, now)
+            if plan is not None:
+                yield plan
+        case Situation.NEVER_PLANNED | Situation.CANCELLING:
+            yield from _stop_plan(observed, view, situation)
+            if view.phase is Phase.SENDING:
+                yield from _drain(situation, desired, observed, view)
+            yield from _end_rows(view, DeliveryState.CANCELLED, "Cancelled")
+            yield from _conclude(desired, view, now)
+        case Situation.EXPIRING:
+            yield from _drain(situation, desired, observed, view)
+            yield from _end_rows(view, DeliveryState.EXPIRED, "DeadlinePassed")
+        case Situation.FINISHING | Situation.UNPROVEN:
+            yield from _drain(situation, desired, observed, view)
+            yield from _conclude(desired, view, now)
+        case Situation.HALTED:
+            if _acknowledged(desired, view):
+                yield AcknowledgeHalt(view.breaker.halt_id)
+                return
+            if not halted_for_person(view) and too_many_rejected(desired, view):
+                id_ = breaker.rejection_halt_id(view.counts[DeliveryState.REJECTED])
+                _, message = explain(situation, desired, observed)
+                yield Halt(id_, breaker.Reason.TOO_MANY_REJECTED, message, needs_person=True)
+            yield from _reopen(desired, view, now)
+            yield from _drain(situation, desired, observed, view)
+        case Situation.DRAINED | Situation.SUSPENDED | Situation.SCHEDULED:
+            yield from _reopen(desired, view, now)
+            yield from _drain(situation, desired, observed, view)
+        case Situation.AWAITING_APPROVAL | Situation.WAITING | Situation.TRANSPORT_TROUBLE | Situation.SENDING:
+            if _acknowledged(desired, view):
+                yield AcknowledgeHalt(view.breaker.halt_id)  # "try it now": the relay is mended before its probe time
+            yield from _reopen(desired, view, now)
+            yield from _write_control(situation, desired, view)
+            ensure = senders.ensure_senders(desired, observed, view, now)
+            if ensure is not None and situation in (Situation.SENDING, Situation.TRANSPORT_TROUBLE):
+                yield ensure
+        case _:
+            assert_never(situation)
+
+
+def _acknowledged(desired: Desired, view: LedgerView) -> bool:
+    halted = view.breaker.state is BreakerState.HALTED and view.breaker.halt_id != ""
+    return halted and view.breaker.halt_id == desired.acknowledged_halt
+
+
+def control_wanted(situation: Situation, desired: Desired, view: LedgerView) -> Control | None:
+    """What senders are to obey now. While references are unresolved the ledger's own control is told to stop."""
+    base = desired.control
+    if base is None:
+        try:
+            base = Control.from_json(view.control)
+        except ValidationError:  # none was ever written, or it is not ours to understand: there is nothing to stop
+            return None
+    return base.model_copy(
+        update={
+            "stop": situation not in MAY_SEND,
+            "cancel": desired.cancel,
+            "fresh_limit": desired.fresh_limit,
+        }
+    )
+
+
+def _write_control(situation: Situation, desired: Desired, view: LedgerView) -> Iterator[Action]:
+    control = control_wanted(situation, desired, view)
+    if control is not None and control.to_json() != dict(view.control):
+        yield WriteControl(control)
+
+
+def _drain(situation: Situation, desired: Desired, observed: Observed, view: LedgerView) -> Iterator[Action]:
+    """Tell senders to stop in the ledger, where it reaches all of them, then end their jobs."""
+    yield from _write_control(situation, desired, view)
+    yield from _stop_senders(observed, situation)
+
+
+def _stop_senders(observed: Observed, situation: Situation) -> Iterator[Action]:
+    if observed.alive_jobs("send"):
+        yield StopSenders(situation.value)
+
+
+def _stop_plan(observed: Observed, view: LedgerView, situation: Situation) -> Iterator[Action]:
+    if view.phase is Phase.REGISTERED and observed.alive_jobs("plan"):
+        yield StopPlan(situation.value)
+
+
+def _end_rows(view: LedgerView, to_state: DeliveryState, reason: str) -> Iterator[Action]:
+    states = tuple(state for state in DeliveryState if state in RESTING and view.counts[state])
+    if states:
+        yield EndRows(states, to_state, reason)
+
+
+def _reopen(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Action]:
+    if not reopen_due(desired, view, now):
+        return
+    if desired.reopen is not None and reopen_unrequested(desired, view):
+        yield RequestReopen(desired.reopen.id, desired.reopen.states)
+    yield CarryOutReopen()
+
+
+def _conclude(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Action]:
+    """Prove, then (at the next look) Finish. A reopen in between changes the counts and is proved anew."""
+    if view.counts.open or view.sessions or senders.planning_runs(view, now):
+        return
+    proof = view.proof
+    current = proof is not None and proof.counts == view.counts and not _settled_since(view)
+    if proof is not None and current:
+        if proof.holds and now - proof.at <= PROOF_FRESH:
+            yield Finish(finish_phase(desired, view))
+            return
+        if not proof.holds and now - proof.at < REPROVE:
+            return
+    yield Prove()
+
+
+def _settled_since(view: LedgerView) -> bool:
+    """Something happened after the proof that its counts need not show."""
+    assert view.proof is not None
+    reopened = view.reopen.done_at if view.reopen is not None else None
+    return any(moment is not None and moment > view.proof.at for moment in (view.last_settled_at, reopened))
+
+
+def _events(previous: CampaignStatus, status: CampaignStatus, situation: Situation) -> Iterator[Emit]:
+    """An event when Ready's reason changes (routine waits apart), and when senders begin to fail or progress stops."""
+    row = ROWS[situation]
+    before, after = find(previous, "Ready"), find(status, "Ready")
+    if row.event and after is not None and (before is None or before.reason != after.reason):
+        routine = situation is Situation.SENDING and before is not None and before.reason in ("Waiting", "Proving")
+        if not routine:
+            yield Emit(row.event, after.reason, after.message)
+    for type_ in ("SendersFailing", "NoProgress"):
+        condition = find(status, type_)
+        if condition is not None and not is_true(previous, type_):
+            yield Emit("Warning", type_, condition.message)
+
+
+def _look_again(
+    situation: Situation,
+    desired: Desired,
+    observed: Observed,
+    status: CampaignStatus,
+    now: datetime,
+    *,
+    acted: bool,
+) -> timedelta:
+    if acted:
+        return SOON
+    match situation:
+        case Situation.COMPLETE | Situation.FAILED | Situation.CANCELLED:
+            latest = REST
+        case Situation.LEDGER_BROKEN | Situation.LEDGER_WENT_BACK | Situation.OWNED_ELSEWHERE | Situation.CONFLICT:
+            latest = IDLE
+        case _:
+            idle = observed.view is not None and not observed.view.sessions and not any(j.alive for j in observed.jobs)
+            latest = IDLE if idle else BUSY
+    if situation is Situation.LEDGER_UNREACHABLE:
+        latest = BUSY
+    moments = [status.next_attempt_time, desired.deadline, desired.start_at]
+    ahead = [moment - now for moment in moments if moment is not None and moment > now]
+    return max(SOON, min([latest, *ahead]))
