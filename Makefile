@@ -35,7 +35,7 @@ format: .setup-dev ## apply the formatter and the safe fixes
 	$(PYTHON) -m ruff format
 
 bench: .setup-dev ## run the benchmarks
-	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(PYTHON) $$bench $(ARGS); done
+	@set -e; for bench in bench/*.py; do echo "== $$bench"; $(PYTHON) $$bench $(ARGS); done
 
 # Each lock is constrained by the smaller one, so that all of them agree.
 COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --generate-hashes --only-binary :all: \
@@ -47,7 +47,7 @@ lock: .setup-dev ## refresh requirements/*.txt from pyproject.toml (ARGS=--upgra
 
 clean: ## remove what the other targets left in this clone (the package cache stays)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fullsend demo-out build dist
-	find operator tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find operator tests tools bench -name __pycache__ -type d -prune -exec rm -rf {} +
 	if [ -f .venv/fullsend-setup ]; then rm -rf .venv; fi
 
 .PHONY: .setup-local .setup-dev

@@ -5,10 +5,8 @@ What was read when a message's final dot arrives is kept before it is answered, 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import contextlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,8 +53,6 @@ class Connection(Wire):
         }
 
     def on_connect(self) -> None:
-        if self._number:  # the same connection, now under TLS
-            return
         assert self.transport is not None
         self._secure = self.transport.get_extra_info("sslcontext") is not None
         self._number = self._sink.opened(self)
@@ -238,25 +234,9 @@ class Connection(Wire):
             self.reply(b"220 2.0.0 go ahead", then=self._begin_tls)
 
     def _begin_tls(self) -> None:
-        self.forget_input()
-        self._transaction, self._greeted, self._authenticated = None, False, False
-        if self.transport:
-            self.transport.pause_reading()
-            self._sink.spawn(self._shake_hands(self.transport))
-
-    async def _shake_hands(self, transport: asyncio.Transport) -> None:
         assert self._sink.tls is not None
-        secured = None
-        with contextlib.suppress(OSError, EOFError):  # the client went away, or does not trust us (an ssl.SSLError)
-            secured = await self.loop.start_tls(transport, self, self._sink.tls, server_side=True)
-        if secured is None or secured.is_closing():
-            # Before the handshake is done the event loop does not tell us of a lost connection.
-            transport.abort()
-            self.on_disconnect()
-            return
-        self.transport = secured
-        self._secure = True
-        self.reading = Reading.LINES
+        self._transaction, self._greeted, self._authenticated, self._secure = None, False, False, True
+        self._sink.spawn(self.begin_tls(self._sink.tls))
 
     def _auth(self, line: bytes) -> None:
         mechanism, _, initial = line[4:].strip().partition(b" ")

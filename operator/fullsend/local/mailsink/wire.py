@@ -7,10 +7,12 @@ Invariant: a late reply stops the parser until it is out, so replies never chang
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from enum import Enum, auto
-from typing import cast
+from typing import Any, cast
 
 END = b"\r\n.\r\n"
 LINE_LIMIT = 4096  # RFC 5321 section 4.5.3.1.4 asks for 512, extensions for more
@@ -19,7 +21,7 @@ LINE_LIMIT = 4096  # RFC 5321 section 4.5.3.1.4 asks for 512, extensions for mor
 class Reading(Enum):
     LINES = auto()
     CONTENT = auto()
-    NOTHING = auto()  # closed, silent for good, or in a TLS handshake
+    NOTHING = auto()  # closed, or silent for good
 
 
 class Wire(asyncio.Protocol, ABC):
@@ -41,7 +43,7 @@ class Wire(asyncio.Protocol, ABC):
 
     @abstractmethod
     def on_connect(self) -> None:
-        """Also called a second time, when the connection goes on under TLS."""
+        """Before anything was read."""
 
     @abstractmethod
     def on_disconnect(self) -> None:
@@ -211,8 +213,28 @@ class Wire(asyncio.Protocol, ABC):
         if self.transport:
             self.transport.abort()
 
-    def forget_input(self) -> None:
-        """What is buffered was sent before a TLS handshake: it must not be obeyed (RFC 3207 section 4.2)."""
+    def begin_tls(self, context: ssl.SSLContext) -> Coroutine[Any, Any, None]:
+        """Forget what is buffered: sent before the handshake, it must not be obeyed (RFC 3207 section 4.2).
+
+        What is returned must be run: it shakes hands.
+        """
+        assert self.transport is not None
         self._write()
         self.reading = Reading.NOTHING
-        self._input = b""
+        self.transport.pause_reading()
+        return self._shake_hands(self.transport, context)
+
+    async def _shake_hands(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+        # The client's first line may be here before start_tls has returned.
+        self._input, self._held, self.reading = b"", True, Reading.LINES
+        secured = None
+        with contextlib.suppress(OSError, EOFError):  # the client went away, or does not trust us (an ssl.SSLError)
+            secured = await self.loop.start_tls(transport, self, context, server_side=True)
+        self._held = False
+        if secured is None or secured.is_closing():
+            # Before the handshake is done the event loop does not tell of a lost connection.
+            transport.abort()
+            self.connection_lost(None)
+            return
+        self.transport = secured
+        self._parse()
