@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,11 @@ def test_a_wrong_fault_file_is_told_where_and_what(tmp_path: Path) -> None:
 def test_a_rule_that_makes_no_sense_is_refused(rule: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Rule.model_validate(rule)
+
+
+def test_an_ordinary_day_has_some_of_everything_and_hardly_any_duplicates() -> None:
+    rules = [PRESETS["realistic"].rule_for(f"user{number}@example.net", at_mail=False) for number in range(5000)]
+    hits = Counter(rule.fault for rule in rules if rule)
+    assert set(hits) == {rule.fault for rule in PRESETS["realistic"].rules}
+    assert 200 < hits.total() < 400
+    assert hits[Fault.DROP_AFTER_DOT] <= 5

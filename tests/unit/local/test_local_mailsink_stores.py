@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import aiosmtplib
 import pytest
+import trustme
 from click.testing import CliRunner
 
 from fullsend.local.mailsink import Folder, Journal, MailSink, read_journal
@@ -158,3 +160,25 @@ def test_a_wrong_option_is_told_in_words(arguments: list[str], says: str) -> Non
     result = CliRunner().invoke(mail_sink, arguments)
     assert result.exit_code != 0
     assert says in result.output
+
+
+async def test_a_process_speaks_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    arguments = ["--tls-cert", str(tmp_path / "tls.crt"), "--tls-key", str(tmp_path / "tls.key")]
+    for implicit in (False, True):
+        async with process(*arguments, *["--implicit-tls"] * implicit) as (_, port):
+            for _ in range(10):  # the first line under TLS may or may not come with the handshake's last
+                async with aiosmtplib.SMTP(
+                    hostname="127.0.0.1",
+                    port=port,
+                    use_tls=implicit,
+                    start_tls=not implicit,
+                    tls_context=trust,
+                    timeout=5,
+                ) as client:
+                    await client.sendmail("a@example.org", ["b@example.net"], message(1))
