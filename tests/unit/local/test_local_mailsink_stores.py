@@ -42,11 +42,11 @@ async def test_the_journal_has_a_line_for_every_message(tmp_path: Path) -> None:
         async with MailSink(stores=[Journal(path)]) as sink:
             await send(sink.port, 3, first=3 * run)
     entries = list(read_journal(path))
-    assert [entry["rcpt"] for entry in entries] == [[f"user{number}@example.net"] for number in range(6)]
+    assert [entry["recipients"] for entry in entries] == [[f"user{number}@example.net"] for number in range(6)]
     assert entries[4] | {"time": ""} == {
         "time": "",
         "mail_from": "bounce@example.org",
-        "rcpt": ["user4@example.net"],
+        "recipients": ["user4@example.net"],
         "message_id": "<4@example.org>",
         "subject": "Grüße",
         "bytes": len(message(4)),
@@ -67,8 +67,8 @@ async def test_the_journal_is_written_while_the_sink_runs(tmp_path: Path) -> Non
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    path.write_text(json.dumps({"rcpt": ["a@example.net"]}) + '\n{"rcpt": ["b@exa')
-    assert [entry["rcpt"] for entry in read_journal(path)] == [["a@example.net"]]
+    path.write_text(json.dumps({"recipients": ["a@example.net"]}) + '\n{"recipients": ["b@exa')
+    assert [entry["recipients"] for entry in read_journal(path)] == [["a@example.net"]]
 
 
 async def test_the_folder_has_a_file_for_every_message_and_an_index(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class Journal:
         entry = {
             "time": delivery.at.isoformat(timespec="milliseconds"),
             "mail_from": delivery.mail_from,
-            "rcpt": list(delivery.recipients),
+            "recipients": list(delivery.recipients),
             "message_id": delivery.message_id,
             "subject": delivery.subject,
             "bytes": delivery.size,
