@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fullsend.audience.identity import InvalidAddress, is_role_address, normalise, trim
 from fullsend.audience.sample import Sample
@@ -24,6 +24,8 @@ from fullsend.states import DeliveryState
 
 TOKEN_BYTES: Final = 16
 """128 random bits. In lower-case hexadecimal, because the token is also part of a VERP local part and a Message-ID."""
+
+Planned = Literal[DeliveryState.PENDING, DeliveryState.SUPPRESSED, DeliveryState.INVALID]
 
 _SHOWN: Final = 320  # characters kept of an address that can't be used
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str).encode
@@ -69,7 +71,7 @@ class Intake:
         for place, (row, hashed, verdict) in enumerate(zip(rows, hashes, judged, strict=True)):
             _, address, domain, state, reason = verdict
             if hashed in excluded and state is DeliveryState.PENDING:
-                state, reason = DeliveryState.SUPPRESSED, RowReason.EXCLUDED
+                state, reason = DeliveryState.SUPPRESSED, str(RowReason.EXCLUDED)
             token = tokens[place * 2 * TOKEN_BYTES : (place + 1) * 2 * TOKEN_BYTES]
             variables = variables_text(row, source)
             if state is DeliveryState.PENDING:
@@ -85,26 +87,23 @@ class Intake:
                     source_row=row.row,
                     source_status=row.status,
                     state=state,
-                    reason=str(reason),
+                    reason=reason,
                 )
             )
         return planned
 
-    def _judge(
-        self, source: str, row: SourceRow, allow_role_addresses: bool
-    ) -> tuple[str, str, str, DeliveryState, str]:
+    def _judge(self, source: str, row: SourceRow, allow_role_addresses: bool) -> tuple[str, str, str, Planned, str]:
         """(identity, address, domain, state, reason)"""
         try:
             found = normalise(row.address)
         except InvalidAddress as error:
             return unusable_identity(row, source), shown(row.address), "", DeliveryState.INVALID, error.reason
+        person = (found.identity, found.wire, found.domain)
         if row.status:
-            state, reason = DeliveryState.SUPPRESSED, str(row.status)
-        elif not allow_role_addresses and is_role_address(found.identity):
-            state, reason = DeliveryState.SUPPRESSED, str(RowReason.ROLE_ADDRESS)
-        else:
-            state, reason = DeliveryState.PENDING, ""
-        return found.identity, found.wire, found.domain, state, reason
+            return *person, DeliveryState.SUPPRESSED, str(row.status)
+        if not allow_role_addresses and is_role_address(found.identity):
+            return *person, DeliveryState.SUPPRESSED, str(RowReason.ROLE_ADDRESS)
+        return *person, DeliveryState.PENDING, ""
 
     def _note(self, variables: Mapping[str, Any], candidate: Candidate) -> None:
         self.eligible += 1
@@ -129,6 +128,7 @@ def unusable_identity(row: SourceRow, source: str) -> str:
     """What an address without an identity is known by: itself, as it is written; an empty one by its row, so that
     500 empty fields are 500 unusable addresses and not one with 499 duplicates."""
     text = trim(row.address)
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return f"unusable {text}" if text else f"unusable row {row.row} of {source}"
 
 

@@ -1,4 +1,4 @@
-"""The plan job's file: where the ledger is, which campaign, and where its secrets, config maps and files are mounted."""
+"""The plan job's file: where the ledger is, which campaign, and where its secrets, config maps and files are."""
 
 from __future__ import annotations
 

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from fullsend.audience import rendering
 from fullsend.audience.identity import InvalidAddress, normalise
 from fullsend.audience.intake import Intake
-from fullsend.audience.rendering import Rendering, RenderCheck
-from fullsend.audience.sources.base import Mounts, Source, SourceRow
+from fullsend.audience.sources.base import Chunks, Mounts, SourceRow
 from fullsend.audience.sources.opening import open_source
 from fullsend.audience.spool import IdentitySpool
-from fullsend.errors import FullsendError, InvalidInput, LedgerUnavailable, SourceError
+from fullsend.errors import FullsendError, InvalidInput, LedgerUnavailable, SessionFenced, SourceError
 from fullsend.ledger import campaigns, plans
 from fullsend.ledger.database import Database
-from fullsend.ledger.identity_hash import hash_identity
-from fullsend.ledger.installation import installation
+from fullsend.ledger.identity_hash import hash_identity, installation
+from fullsend.ledger.planned import note_plan, planned_identities
 from fullsend.ledger.view import PlanView
+from fullsend.message.compiled import CompiledMessage
 from fullsend.resources.fingerprint import FrozenContent, content_from_json
 from fullsend.resources.models import RoleAddresses
 from fullsend.resources.resolve import NamedAudience
@@ -47,34 +48,47 @@ class PlanFailed(FullsendError):
 
 
 async def plan(db: Database, campaign: CampaignId, *, tenant: str, mounts: Mounts) -> PlanView:
-    """Read, judge, check and seal. Whoever is in the campaign already is a duplicate: a later generation only adds.
+    """Read, judge, check and seal; a campaign that has a sealed plan keeps it and nothing is read.
 
-    Raises PlanFailed (recorded in the ledger), InvalidInput (recorded too) and LedgerError.
+    Raises PlanFailed, InvalidInput (both recorded in the ledger) and LedgerError.
     """
-    generation = await plans.begin_plan(db, campaign)
+    if await campaigns.compiled(db, campaign) is not None:
+        # The job runs again: the one before it died between its seal and its end.
+        view = await campaigns.observe(db, campaign, session_lease_seconds=0)
+        if view.plan is not None:
+            return view.plan
+    return await _plan(db, campaign, tenant, mounts)
+
+
+async def top_up(db: Database, campaign: CampaignId, *, tenant: str, mounts: Mounts) -> PlanView:
+    """A further generation with the people who have come since. Whoever is in the campaign already is a duplicate of
+    themselves, whatever became of them; the frozen message stays as it is. Raises as ``plan`` does."""
+    return await _plan(db, campaign, tenant, mounts)
+
+
+async def _plan(db: Database, campaign: CampaignId, tenant: str, mounts: Mounts) -> PlanView:
     try:
-        return await _Planner(db, campaign, generation, tenant, mounts).run()
+        content = content_from_json(await campaigns.content(db, campaign))
     except InvalidInput as error:
+        generation = await plans.begin_plan(db, campaign)
         await plans.fail_plan(db, campaign, generation, "InvalidContent", str(error))
         raise
-    except SourceError as error:
+    generation = await plans.begin_plan(db, campaign, lists=sorted(_lists(content.audiences)))
+    try:
+        return await _Planner(db, campaign, generation, tenant, mounts, content).run()
+    except InvalidInput as error:
+        await plans.fail_plan(db, campaign, generation, "InvalidMessage", str(error))
+        raise
+    except (SourceError, PlanFailed) as error:
         await plans.fail_plan(db, campaign, generation, error.reason, str(error))
         raise PlanFailed(error.reason, str(error)) from error
-    except PlanFailed as error:
-        await plans.fail_plan(db, campaign, generation, error.reason, str(error))
-        raise
-    except LedgerUnavailable:
-        raise
+    except (LedgerUnavailable, SessionFenced):
+        raise  # nothing can be recorded, or another plan took this one's place
     except Exception as error:
         # A defect of ours must show in the campaign's status too, not only in a pod's log.
         with contextlib.suppress(FullsendError):
             await plans.fail_plan(db, campaign, generation, "InternalError", f"{type(error).__name__}: {error}")
         raise
-
-
-async def top_up(db: Database, campaign: CampaignId, *, tenant: str, mounts: Mounts) -> PlanView:
-    """A further generation with the people who have come since; nobody twice. The frozen message stays as it is."""
-    return await plan(db, campaign, tenant=tenant, mounts=mounts)
 
 
 @dataclass(slots=True)
@@ -86,78 +100,116 @@ class _Planner:
     generation: int
     tenant: str
     mounts: Mounts
+    content: FrozenContent
     notes: list[str] = field(default_factory=list)
-    _last_beat: float = field(default_factory=time.monotonic)
 
     async def run(self) -> PlanView:
-        content = content_from_json(await campaigns.content(self.db, self.campaign))
-        frozen = await campaigns.compiled(self.db, self.campaign)
-        rendering = await self._beating(Rendering.prepare(content, self.mounts, frozen))
+        compiled = await self._alive(self._compiled())
         key = (await installation(self.db)).hash_key
         with IdentitySpool() as excluded:
-            await self._exclude(content, key, excluded)
-            intake = Intake(key, rendering.required, excluded.find)
-            for audience in content.audiences:
-                await self._read(audience, content, intake)
-        self._check_variables(intake, rendering.required)
-        check = await self._beating(rendering.check(intake.sample.items))
+            await self._exclude(key, excluded)
+            intake = Intake(key, compiled.required, excluded.find)
+            for audience in self.content.audiences:
+                await self._read(audience, intake)
+        self._check_variables(intake, compiled)
+        check = await self._alive(rendering.check(compiled, intake.sample.items))
         if check.failed and check.failed == check.checked:
             raise PlanFailed("NothingRenders", f"the message can't be built for anybody: {'; '.join(check.examples)}")
+        if check.failed:
+            what = f"the message can't be built for {check.failed} of the {check.checked} recipients tried"
+            self.notes.append(f"{what}: {'; '.join(check.examples)}")
+        await note_plan(self.db, self.campaign, self.generation, "\n".join(self.notes))
         return await plans.seal_plan(
             self.db,
             self.campaign,
             self.generation,
-            compiled=rendering.compiled,
+            compiled=compiled.to_bytes(),
             rows_read=intake.rows_read,
             render_checked=check.checked,
             render_failed=check.failed,
-            message=self._message(intake, check),
         )
 
-    async def _read(self, audience: NamedAudience, content: FrozenContent, intake: Intake) -> None:
+    async def _compiled(self) -> CompiledMessage:
+        """The frozen message of an earlier generation, or a new one."""
+        if frozen := await campaigns.compiled(self.db, self.campaign):
+            return CompiledMessage.from_bytes(frozen)
+        summaries = await campaigns.list_campaigns(self.db, self.tenant)
+        name = next((each.name for each in summaries if each.campaign == self.campaign), None)
+        if name is None:
+            raise PlanFailed("CampaignMissing", f"the namespace {self.tenant} has no campaign {self.campaign}")
+        return await rendering.compile_content(self.content, name, self.mounts)
+
+    async def _read(self, audience: NamedAudience, intake: Intake) -> None:
         allow = audience.spec.role_addresses is RoleAddresses.ALLOW
-        async for rows in self._rows(audience, content.audiences):
-            await plans.add_rows(
-                self.db,
-                self.campaign,
-                self.generation,
-                intake.take(audience.name, rows, allow_role_addresses=allow),
-            )
-            await self._beat()
+        async with aclosing(self._rows(audience, self.content.audiences)) as chunks:
+            async for rows in chunks:
+                planned = intake.take(audience.name, rows, allow_role_addresses=allow)
+                await plans.add_rows(self.db, self.campaign, self.generation, planned)
 
-    async def _exclude(self, content: FrozenContent, key: bytes, excluded: IdentitySpool) -> None:
+    async def _exclude(self, key: bytes, excluded: IdentitySpool) -> None:
         """Everybody in an excluded audience, whatever their status there, and in an excluded campaign's plan."""
-        for audience in content.excludes:
-            async for rows in self._rows(audience, content.excludes):
-                excluded.put((hash_, b"") for hash_ in _hashes(rows, key))
-                await self._beat()
-        for name in content.exclude_campaigns:
+        for audience in self.content.excludes:
+            async with aclosing(self._rows(audience, self.content.excludes)) as chunks:
+                async for rows in chunks:
+                    excluded.put((hash_, b"") for hash_ in usable_hashes(rows, key))
+        for name in self.content.exclude_campaigns:
             other = await campaigns.find(self.db, self.tenant, name)
-            if other is None:
-                raise PlanFailed(
-                    "ExcludedCampaignMissing", f"there is no campaign with the ledger key {name!r} to exclude"
-                )
-            async for hashes in plans.identity_hashes(self.db, other):
-                excluded.put((hash_, b"") for hash_ in hashes)
-                await self._beat()
+            if other is None or await campaigns.compiled(self.db, other) is None:
+                what = f"excluded campaign {name}: the ledger has no sealed plan under this key"
+                raise PlanFailed("ExcludedCampaignNotPlanned", what)
+            pages = planned_identities(self.db, other)
+            while (page := await self._alive(anext(pages, None))) is not None:
+                excluded.put((hash_, b"") for hash_ in page)
 
-    async def _rows(
-        self, audience: NamedAudience, among: Collection[NamedAudience]
-    ) -> AsyncIterator[Sequence[SourceRow]]:
+    async def _rows(self, audience: NamedAudience, among: Collection[NamedAudience]) -> Chunks:
         """The chunks of one audience, with signs of life while its source keeps us waiting."""
         try:
-            source = self._open(audience, among)
-            chunks = source.chunks()
+            source = open_source(
+                audience.spec, mounts=self.mounts, db=self.db, tenant=self.tenant, together_with=_lists(among)
+            )
             empty = True
-            while (rows := await self._beating(anext(chunks, None))) is not None:
-                empty = empty and not rows
-                yield rows
-            self.notes.extend(source.notes)
-            if empty and not audience.spec.allow_empty:
-                raise SourceError("EmptyAudience", "it has no rows; `allowEmpty: true` accepts that")
+            async with aclosing(source.chunks()) as chunks:
+                while (rows := await self._alive(anext(chunks, None))) is not None:
+                    empty = empty and not rows
+                    yield rows
         except SourceError as error:
             raise SourceError(error.reason, f"audience {audience.name}: {error}") from error
+        if empty and not audience.spec.allow_empty:
+            text = f"audience {audience.name}: it has no rows; `allowEmpty: true` accepts that"
+            raise SourceError("EmptyAudience", text)
+        self.notes.extend(source.notes)
 
-    def _open(self, audience: NamedAudience, among: Collection[NamedAudience]) -> Source:
-        lists = {name for each in among if each.spec.list is not None for name in each.spec.list.all_names}
-        return open_source(audience.spec, mounts=self.mounts, db=self.db, tenant=self.tenant, together_with=lists)
+    def _check_variables(self, intake: Intake, compiled: CompiledMessage) -> None:
+        """A name that nobody has is a mistake in the template; one that a few lack is theirs, and counted."""
+        columns = ", ".join(sorted(intake.columns)) or "(none)"
+        nobody = [name for name in compiled.required if intake.eligible and intake.lacking[name] == intake.eligible]
+        if nobody:
+            text = f"the message needs {', '.join(nobody)}, which no recipient has; the columns are {columns}"
+            raise PlanFailed("MissingVariable", text)
+        for name, lacking in sorted(intake.lacking.items()):
+            self.notes.append(f"{lacking} of {intake.eligible} recipients have no {name}, which the message needs")
+
+    async def _alive(self, work: Coroutine[Any, Any, T] | Awaitable[T]) -> T:
+        """The result of something slow; the plan's heart beats while it is awaited."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=HEARTBEAT)
+                if not task.done() and not await plans.heartbeat_plan(self.db, self.campaign, self.generation):
+                    raise SessionFenced("Another plan of this campaign took this one's place.")
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+
+def usable_hashes(rows: Sequence[SourceRow], key: bytes) -> Iterator[bytes]:
+    """The identity hashes of the rows whose address can be used."""
+    for row in rows:
+        with contextlib.suppress(InvalidAddress):
+            yield hash_identity(key, normalise(row.address).identity)
+
+
+def _lists(audiences: Collection[NamedAudience]) -> set[str]:
+    return {name for each in audiences if each.spec.list is not None for name in each.spec.list.all_names}

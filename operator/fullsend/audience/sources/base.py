@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NewType, Protocol
+from typing import Any, Final, NewType, Protocol, TypeAlias
 
 from fullsend.errors import SourceError
 
 Status = NewType("Status", str)
 ELIGIBLE: Final = Status("")
 
-CHUNK_ROWS: Final = 2_000
-"""Rows handed on at once: about 2 MB of Python objects, and a heart-beat can be sent between two of them."""
+CHUNK_ROWS: Final = 5_000
+"""Rows handed on at once: a few MB of Python objects, and one transaction of the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,9 @@ class SourceRow:
     status: Status = ELIGIBLE
 
 
+Chunks: TypeAlias = AsyncGenerator[Sequence[SourceRow], None]
+
+
 class Source(Protocol):
     """``chunks`` starts at the beginning each time it is called. Raises SourceError. ``notes``: what a person should
     know about how it was read, once it was."""
@@ -39,7 +42,7 @@ class Source(Protocol):
     @property
     def notes(self) -> Sequence[str]: ...
 
-    def chunks(self) -> AsyncIterator[Sequence[SourceRow]]: ...
+    def chunks(self) -> Chunks: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Mounts:
         return path
 
 
-async def in_thread(chunks: Iterable[Sequence[SourceRow]]) -> AsyncIterator[Sequence[SourceRow]]:
+async def in_thread(chunks: Iterable[Sequence[SourceRow]]) -> Chunks:
     """A blocking reader's chunks, read in a thread, so that heart-beats go on while a slow disk is read."""
     iterator: Iterator[Sequence[SourceRow]] = iter(chunks)
     while (chunk := await asyncio.to_thread(next, iterator, None)) is not None:

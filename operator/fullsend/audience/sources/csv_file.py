@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
 from charset_normalizer import from_bytes
 
-from fullsend.audience.sources.base import CHUNK_ROWS, SourceRow, find_column, in_thread
+from fullsend.audience.sources.base import CHUNK_ROWS, Chunks, SourceRow, find_column, in_thread
 from fullsend.errors import SourceError
 
 DELIMITERS: Final = (",", ";", "\t", "|")
@@ -43,7 +43,7 @@ class CsvSource:
     encoding: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def chunks(self) -> AsyncIterator[Sequence[SourceRow]]:
+    def chunks(self) -> Chunks:
         return in_thread(self.read())
 
     def read(self) -> Iterator[list[SourceRow]]:

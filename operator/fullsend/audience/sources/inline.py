@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fullsend.audience.sources.base import SourceRow
+from fullsend.audience.sources.base import Chunks, SourceRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class InlineSource:
     recipients: Sequence[tuple[str, Mapping[str, Any]]]
     notes: list[str] = field(default_factory=list)
 
-    async def chunks(self) -> AsyncIterator[Sequence[SourceRow]]:
+    async def chunks(self) -> Chunks:
         if self.recipients:
             yield [
                 SourceRow(address, variables, row) for row, (address, variables) in enumerate(self.recipients, start=1)

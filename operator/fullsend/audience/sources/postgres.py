@@ -8,7 +8,7 @@ A row's values become text, but for numbers, booleans and JSON, which templates 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -18,7 +18,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from fullsend.audience.sources.base import CHUNK_ROWS, SourceRow, find_column
+from fullsend.audience.sources.base import CHUNK_ROWS, Chunks, SourceRow, find_column
 from fullsend.errors import SourceError
 
 CONNECT_TIMEOUT: Final = 15  # seconds
@@ -36,7 +36,7 @@ class PostgresSource:
     timeout: float = STATEMENT_TIMEOUT
     notes: list[str] = field(default_factory=list)
 
-    async def chunks(self) -> AsyncIterator[Sequence[SourceRow]]:
+    async def chunks(self) -> Chunks:
         connection = await self._connect()
         async with connection:
             try:

@@ -1,0 +1,55 @@
+"""The plan Job: ``python -m fullsend.audience --job FILE``.
+
+Exit code 0: there is a sealed plan. 1: there is none, and the ledger says why (or can't be reached). 2: the input is
+invalid, so that trying again can't help. One line on stderr says the same to whoever reads the pod's log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from fullsend.audience.job import PlanJob
+from fullsend.audience.plan import PlanFailed, plan
+from fullsend.errors import FullsendError, InvalidInput
+from fullsend.ledger.database import Database
+from fullsend.ledger.view import PlanView
+from fullsend.states import CampaignId
+
+
+async def run(job: PlanJob) -> PlanView:
+    db = await Database.open(job.dsn(), application="fullsend plan")
+    try:
+        return await plan(db, CampaignId(job.campaign), tenant=job.tenant, mounts=job.mounts)
+    finally:
+        await db.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="fullsend plan", description="Plan one campaign, as its job file says.")
+    parser.add_argument("--job", type=Path, required=True, help="the job file, JSON")
+    try:
+        view = asyncio.run(run(PlanJob.read(parser.parse_args(arguments).job)))
+    except InvalidInput as error:
+        return _end(2, f"invalid input: {error}")
+    except PlanFailed as error:
+        return _end(1, f"{error.reason}: {error}")
+    except FullsendError as error:
+        return _end(1, f"{type(error).__name__}: {error}")
+    eligible = view.inserted - view.invalid - view.suppressed
+    sys.stdout.write(
+        f"sealed: {view.rows_read} rows, {eligible} eligible, {view.suppressed} suppressed, {view.invalid} invalid, "
+        f"{view.duplicates} duplicates\n"
+    )
+    return 0
+
+
+def _end(code: int, why: str) -> int:
+    sys.stderr.write(" ".join(why.split()) + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

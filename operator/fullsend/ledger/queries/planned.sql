@@ -1,0 +1,19 @@
+-- planned_identities --
+-- Who is in the sealed plan of a campaign, a page at a time
+SELECT r.seq, r.identity_hash FROM fullsend.recipient AS r JOIN fullsend.campaign AS c ON c.id = r.campaign_id
+WHERE r.campaign_id = %(campaign)s AND r.seq > %(after)s AND r.seq <= c.sealed_seq
+ORDER BY r.seq LIMIT %(page)s;
+
+-- planned_people --
+-- Who is in the sealed plan and with which variables, a page at a time; erased people have no address
+SELECT r.seq, r.identity_hash, r.address, r.variables, d.state <> 'invalid' AS usable
+FROM fullsend.recipient AS r
+JOIN fullsend.campaign AS c ON c.id = r.campaign_id
+JOIN fullsend.delivery AS d ON d.campaign_id = r.campaign_id AND d.seq = r.seq
+WHERE r.campaign_id = %(campaign)s AND r.seq > %(after)s AND r.seq <= c.sealed_seq
+ORDER BY r.seq LIMIT %(page)s;
+
+-- note_plan --
+-- What a person should know about a plan that will be sealed
+UPDATE fullsend.plan SET message = %(message)s
+WHERE campaign_id = %(campaign)s AND generation = %(generation)s AND state = 'running';
