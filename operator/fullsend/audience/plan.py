@@ -73,7 +73,7 @@ async def _plan(db: Database, campaign: CampaignId, tenant: str, mounts: Mounts)
         generation = await plans.begin_plan(db, campaign)
         await plans.fail_plan(db, campaign, generation, "InvalidContent", str(error))
         raise
-    generation = await plans.begin_plan(db, campaign, lists=sorted(_lists(content.audiences)))
+    generation = await plans.begin_plan(db, campaign, lists=sorted(lists_of(content.audiences)))
     try:
         return await _Planner(db, campaign, generation, tenant, mounts, content).run()
     except InvalidInput as error:
@@ -165,7 +165,7 @@ class _Planner:
         """The chunks of one audience, with signs of life while its source keeps us waiting."""
         try:
             source = open_source(
-                audience.spec, mounts=self.mounts, db=self.db, tenant=self.tenant, together_with=_lists(among)
+                audience.spec, mounts=self.mounts, db=self.db, tenant=self.tenant, together_with=lists_of(among)
             )
             empty = True
             async with aclosing(source.chunks()) as chunks:
@@ -211,5 +211,6 @@ def usable_hashes(rows: Sequence[SourceRow], key: bytes) -> Iterator[bytes]:
             yield hash_identity(key, normalise(row.address).identity)
 
 
-def _lists(audiences: Collection[NamedAudience]) -> set[str]:
+def lists_of(audiences: Collection[NamedAudience]) -> set[str]:
+    """The names of all lists that these audiences are drawn from."""
     return {name for each in audiences if each.spec.list is not None for name in each.spec.list.all_names}

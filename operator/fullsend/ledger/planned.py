@@ -6,7 +6,7 @@ as it likes. A sealed plan only grows (top-up), so that is as good as a snapshot
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,13 +26,13 @@ class PlannedPerson:
     usable: bool
 
 
-async def planned_identities(db: Database, campaign: CampaignId) -> AsyncIterator[list[bytes]]:
+async def planned_identities(db: Database, campaign: CampaignId) -> AsyncGenerator[list[bytes], None]:
     """The identity hashes of the sealed plan, in pages."""
     async for page in _pages(db, "planned_identities", campaign):
         yield [bytes(row["identity_hash"]) for row in page]
 
 
-async def planned_people(db: Database, campaign: CampaignId) -> AsyncIterator[list[PlannedPerson]]:
+async def planned_people(db: Database, campaign: CampaignId) -> AsyncGenerator[list[PlannedPerson], None]:
     """The people of the sealed plan, in pages, in the plan's order."""
     async for page in _pages(db, "planned_people", campaign):
         yield [
@@ -47,7 +47,7 @@ async def note_plan(db: Database, campaign: CampaignId, generation: int, message
     )
 
 
-async def _pages(db: Database, name: str, campaign: CampaignId) -> AsyncIterator[list[dict[str, Any]]]:
+async def _pages(db: Database, name: str, campaign: CampaignId) -> AsyncGenerator[list[dict[str, Any]], None]:
     after = 0
     while page := await db.fetch(name, {"campaign": campaign, "after": after, "page": PAGE}):
         after = page[-1]["seq"]
