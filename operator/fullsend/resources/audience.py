@@ -11,13 +11,15 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue, StringConstraints
 
-from fullsend.resources.base import Bool, ConfigMapKeyRef, Duration, Fault, Model, Name, SecretRef, Unset, positive
+from fullsend.resources.base import Bool, ConfigMapKeyRef, Duration, Fault, Model, Name, SecretRef, matching, positive
 
 INLINE_LIMIT = 1_000
 """Recipients written in the object itself: `kubectl apply` keeps a copy in an annotation of at most 262 KB."""
 
 Column = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-Path = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=1024)]
+Path = Annotated[str, matching(r"^[^\x00]+$", "is not a path", 1024)]
+Delimiter = Annotated[str, matching(r"^[^\r\n\x00\"]$", "is not a delimiter: one character", 1)]
+Encoding = Annotated[str, matching(r"^[-_.:A-Za-z0-9]+$", "is not the name of an encoding, such as utf-8", 40)]
 
 
 class RoleAddresses(StrEnum):
@@ -33,7 +35,7 @@ class InlineRecipient(Model):
     email: Annotated[str, StringConstraints(min_length=1, max_length=320)] = Field(
         description="Address. One that cannot be used is counted as `invalid`, it does not refuse the audience."
     )
-    id: Annotated[str, StringConstraints(max_length=256)] | Unset = Field(
+    id: Annotated[str, StringConstraints(max_length=256)] | None = Field(
         default=None, description="Your own identifier of this person, kept for reports. Quote a number."
     )
     variables: dict[str, JsonValue] = Field(
@@ -63,7 +65,7 @@ class ClaimPath(Model):
     path: Path = Field(description="Path of the file from the root of the volume, such as `exports/june.csv`.")
 
     def rules(self) -> Iterator[Fault]:
-        if self.path.startswith("/") or ".." in self.path.split("/"):
+        if self.path and (self.path.startswith("/") or ".." in self.path.split("/")):
             yield Fault(("path",), "must be relative to the volume, without ..", ("path",))
 
 
@@ -71,26 +73,26 @@ class CsvSource(Model):
     """A CSV file with a header line. Its columns are the variables of the templates. Exactly one of
     `configMapKeyRef`, `file` and `claim`."""
 
-    config_map_key_ref: ConfigMapKeyRef | Unset = Field(
+    config_map_key_ref: ConfigMapKeyRef | None = Field(
         default=None, description="The key of a ConfigMap that holds the file (1 MiB at most)."
     )
-    file: Path | Unset = Field(
+    file: Path | None = Field(
         default=None,
         description="Path of a file on this machine, relative to the manifest. Only for runs without a cluster; "
         "the operator refuses it.",
     )
-    claim: ClaimPath | Unset = Field(default=None, description="A file on a PersistentVolumeClaim.")
-    delimiter: Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00\"]$")] | Unset = Field(
+    claim: ClaimPath | None = Field(default=None, description="A file on a PersistentVolumeClaim.")
+    delimiter: Delimiter | None = Field(
         default=None,
         description="Character between columns. Default: found from the header line (comma, semicolon, tab or bar).",
     )
-    encoding: Annotated[str, StringConstraints(pattern=r"^[-_.:A-Za-z0-9]+$", max_length=40)] | Unset = Field(
+    encoding: Encoding | None = Field(
         default=None,
         description="Character encoding, such as `utf-8` or `windows-1252`. Default: by byte-order mark, then "
         "UTF-8, then detected.",
     )
     email_column: Column = Field(default="email", description="Column that holds the address. Default: `email`.")
-    id_column: Column | Unset = Field(
+    id_column: Column | None = Field(
         default=None,
         description="Column that holds your own identifier of the person, kept for reports. Default: none.",
     )
@@ -103,8 +105,8 @@ class ListSource(Model):
     """Members of lists kept in the ledger. Whether a list needs a confirmed opt-in is the list's own setting.
     Exactly one of `name` and `names`."""
 
-    name: Name | Unset = Field(default=None, description="Name of one list.")
-    names: tuple[Name, ...] | Unset = Field(
+    name: Name | None = Field(default=None, description="Name of one list.")
+    names: tuple[Name, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=64,
@@ -140,12 +142,12 @@ class PostgresSource(Model):
 class AudienceSpec(Model):
     """Where recipients come from. Exactly one of `inline`, `csv`, `list` and `postgres`."""
 
-    inline: InlineSource | Unset = Field(default=None, description="Recipients written here, at most 1,000.")
-    csv: CsvSource | Unset = Field(default=None, description="A CSV file.")
-    list: ListSource | Unset = Field(
+    inline: InlineSource | None = Field(default=None, description="Recipients written here, at most 1,000.")
+    csv: CsvSource | None = Field(default=None, description="A CSV file.")
+    list: ListSource | None = Field(
         default=None, description="Lists kept in the ledger, with opt-in and unsubscription."
     )
-    postgres: PostgresSource | Unset = Field(default=None, description="A query on a PostgreSQL database.")
+    postgres: PostgresSource | None = Field(default=None, description="A query on a PostgreSQL database.")
     allow_empty: Bool = Field(
         default=False,
         description="Accept a source without a single recipient. Default: false, because an empty source is nearly"

@@ -26,33 +26,40 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
-from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 API_VERSION = "fullsend.dev/v1alpha1"
+
+PATTERNS: dict[str, str] = {}
+"""What text that does not match is told, by pattern."""
+
+
+def matching(regex: str, says: str, longest: int) -> StringConstraints:
+    """Text of at most ``longest`` characters that matches; one that does not is told what ``says`` says."""
+    PATTERNS[regex] = says
+    return StringConstraints(pattern=regex, max_length=longest)
+
 
 DURATION = r"^([0-9]{1,6}[smhd]){1,4}$"
 PERCENT = r"^(100(\.0{1,3})?|[0-9]{1,2}(\.[0-9]{1,3})?)%$"
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"  # RFC 1123 subdomain
 LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"  # RFC 1123 label
-DATA_KEY = r"^[-._a-zA-Z0-9]+$"  # a key of a Secret or ConfigMap
-HOST = r"^[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?$|^[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*$"  # name, IPv4 or IPv6 address
+DATA_KEY = r"^[-._a-zA-Z0-9]+$"
+HOST = r"^[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?$|^[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*$"
 ADDRESS = r"^[^\s@<>,;:\"]+@[^\s@<>,;:\"]+\.[^\s@<>,;:\".]+$"
-LINE = r"^[^\r\n\x00]*$"
 QUANTITY = r"^([0-9]+|[0-9]*\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
-Unset = SkipJsonSchema[None]
-"""``X | Unset``: a field that may be left out. Its schema is X's alone, as a structural CRD wants it."""
-
+_ENDS = "beginning and ending with a letter or digit"
+Duration = Annotated[str, matching(DURATION, "is not a duration such as 90s, 15m, 1h30m or 7d", 32)]
+Percent = Annotated[str, matching(PERCENT, "is not a percentage such as 5% or 0.3%", 8)]
+Name = Annotated[str, matching(NAME, f"is not a name: lower-case letters, digits, '-' and '.', {_ENDS}", 253)]
+Label = Annotated[str, matching(LABEL, f"is not a name: lower-case letters, digits and '-', {_ENDS}", 63)]
+DataKey = Annotated[str, matching(DATA_KEY, "is not a key: letters, digits, '-', '_' and '.'", 253)]
+Host = Annotated[str, matching(HOST, "is not a host name or an IP address", 253)]
+Address = Annotated[str, matching(ADDRESS, "is not a mail address such as news@mail.example", 254)]  # RFC 5321
+Line = Annotated[str, matching(r"^[^\r\n\x00]*$", "must be one line", 998)]  # RFC 5322
 Bool = Annotated[bool, Strict()]
 Int = Annotated[int, Strict()]
-Line = Annotated[str, StringConstraints(pattern=LINE, max_length=998)]  # RFC 5322: 998 characters a line
-Duration = Annotated[str, StringConstraints(pattern=DURATION, max_length=32)]
-Percent = Annotated[str, StringConstraints(pattern=PERCENT, max_length=8)]
-Name = Annotated[str, StringConstraints(pattern=NAME, min_length=1, max_length=253)]
-DataKey = Annotated[str, StringConstraints(pattern=DATA_KEY, min_length=1, max_length=253)]
-Host = Annotated[str, StringConstraints(pattern=HOST, min_length=1, max_length=253)]
-Address = Annotated[str, StringConstraints(pattern=ADDRESS, max_length=254)]  # RFC 5321, errata 1690
 
 
 def _only_text(value: Any) -> Any:
@@ -71,7 +78,7 @@ def _quantity_text(value: Any) -> Any:
 Quantity = Annotated[
     str,
     BeforeValidator(_quantity_text),
-    StringConstraints(pattern=QUANTITY, max_length=32),
+    matching(QUANTITY, "is not a quantity such as 500m, 1 or 256Mi", 32),
     WithJsonSchema(
         {
             "x-kubernetes-int-or-string": True,
@@ -88,14 +95,14 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def parse_duration(text: str) -> timedelta:
     """``90s``, ``15m``, ``1h30m``, ``7d``. Raises ValueError for anything else."""
-    if not re.match(DURATION, text):
+    if not re.fullmatch(DURATION, text):
         raise ValueError(f"{text!r} is not a duration such as 90s, 15m, 1h30m or 7d")
     return timedelta(seconds=sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([smhd])", text)))
 
 
 def parse_percent(text: str) -> float:
     """``5%`` is 0.05, ``0.3%`` is 0.003. Raises ValueError for anything else."""
-    if not re.match(PERCENT, text):
+    if not re.fullmatch(PERCENT, text):
         raise ValueError(f"{text!r} is not a percentage such as 5% or 0.3%")
     return float(text[:-1]) / 100
 
@@ -122,7 +129,7 @@ class Model(BaseModel):
     )
 
     def rules(self) -> Iterator[Fault]:
-        """Every rule that does not hold."""
+        """Every rule that does not hold. May be asked of a partial model, whose unusable required fields are None."""
         return iter(())
 
     @model_validator(mode="after")
@@ -190,6 +197,7 @@ class Rate(Model):
 def positive(model: Model, *names: str) -> Iterator[Fault]:
     """The rule that these durations are longer than zero."""
     for name in names:
-        if not parse_duration(getattr(model, name)):
+        value = getattr(model, name)
+        if value is not None and not parse_duration(value):
             alias = type(model).model_fields[name].alias or name
             yield Fault((alias,), "must be longer than zero", (alias,))

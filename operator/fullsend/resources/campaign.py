@@ -25,7 +25,7 @@ from fullsend.resources.base import (
     Quantity,
     Rate,
     Time,
-    Unset,
+    matching,
     parse_duration,
     positive,
 )
@@ -36,6 +36,14 @@ CAMPAIGN_NAME_LIMIT = 52
 
 FROM_TEMPLATE = ("text", "html", "attachments")
 """Parts of a message that a campaign cannot replace where it names a MailTemplate."""
+
+
+Url = Annotated[str, matching(r"^https?://[^\r\n\x00]+$", "is not a URL that begins with https://", 2000)]
+Mailto = Annotated[str, matching(r"^mailto:[^\s<>,]+@[^\s<>,]+$", "is not a mailto: URL", 500)]
+ListId = Annotated[
+    str, matching(r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$", "is not a list id such as news.mail.example (RFC 2919)", 255)
+]
+Word = Annotated[str, matching(r"^[-._A-Za-z0-9]+$", "is not an id: letters, digits, '-', '_' and '.'", 64)]
 
 
 class CampaignClass(StrEnum):
@@ -58,8 +66,8 @@ class ReopenState(StrEnum):
 class ExcludeItem(Model):
     """People to leave out. Exactly one of `audienceRef` and `ledgerKey`."""
 
-    audience_ref: NameRef | Unset = Field(default=None, description="Everybody in this Audience.")
-    ledger_key: Name | Unset = Field(
+    audience_ref: NameRef | None = Field(default=None, description="Everybody in this Audience.")
+    ledger_key: Name | None = Field(
         default=None,
         description="Everybody in the plan of the campaign with this ledger key (its name, unless it sets "
         "`ledgerKey`), in the same namespace.",
@@ -72,44 +80,41 @@ class ExcludeItem(Model):
 class Unsubscribe(Model):
     """The way out that recipients get: List-Unsubscribe and List-Id headers, and `unsubscribe_url` in templates."""
 
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\r\n\x00]+$", max_length=2000)] = Field(
-        description="Where a person unsubscribes, a jinja2 template such as `https://mail.example/u?t={{ token "
-        "}}`. Templates use it as "
-        "`unsubscribe_url`. It must name the recipient. GET must not unsubscribe; POST must, without cookies (RFC "
-        "8058)."
+    url: Url = Field(
+        description="Where a person unsubscribes, a jinja2 template such as `https://mail.example/u?t={{ token }}`. "
+        "Templates use it as `unsubscribe_url`. It must name the recipient. GET must not unsubscribe; POST must, "
+        "without cookies (RFC 8058)."
     )
     one_click: Bool = Field(
         default=False,
         description="The URL takes an RFC 8058 POST; the message says so in List-Unsubscribe-Post. Needs https. "
         "Marketing needs it. Default: false.",
     )
-    list_id: (
-        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$", max_length=255)] | Unset
-    ) = Field(
+    list_id: ListId | None = Field(
         default=None,
         description="List-Id of the list (RFC 2919), such as `news.mail.example`. Marketing needs it. Default: no "
         "header.",
     )
-    mailto: Annotated[str, StringConstraints(pattern=r"^mailto:[^\s<>,]+@[^\s<>,]+$", max_length=500)] | Unset = Field(
+    mailto: Mailto | None = Field(
         default=None,
         description="A second way out by mail, a jinja2 template without spaces, such as "
         "`mailto:leave@mail.example?subject={{token}}`. Default: none.",
     )
 
     def rules(self) -> Iterator[Fault]:
-        if self.one_click and not self.url.startswith("https://"):
+        if self.url and self.one_click and not self.url.startswith("https://"):
             yield Fault(("url",), "must begin with https:// when oneClick is true (RFC 8058)", ("url",))
-        if "{{" not in self.url:
+        if self.url and "{{" not in self.url:
             yield Fault(("url",), "must name the recipient, for example with {{ token }}", ("url",))
 
 
 class Schedule(Model):
     """When sending may begin and must end."""
 
-    start_at: Time | Unset = Field(
+    start_at: Time | None = Field(
         default=None, description="Nothing is sent before this time (RFC 3339 with a time zone). Default: at once."
     )
-    deadline: Time | Unset = Field(
+    deadline: Time | None = Field(
         default=None,
         description="Who has not been delivered to by this time becomes `expired` (RFC 3339 with a time zone). "
         "Default: none.",
@@ -138,18 +143,29 @@ class PodResources(Model):
     )
 
 
+class TolerationOperator(StrEnum):
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(StrEnum):
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
 class Toleration(Model):
     """As in a Pod."""
 
-    key: Line | Unset = Field(default=None, description="Key of the taint. Default: all.")
-    operator: Annotated[str, StringConstraints(pattern="^(Exists|Equal)$")] = Field(
-        default="Equal", description="`Exists` or `Equal`. Default: `Equal`."
+    key: Line | None = Field(default=None, description="Key of the taint. Default: all.")
+    operator: TolerationOperator = Field(
+        default=TolerationOperator.EQUAL, description="`Exists` or `Equal`. Default: `Equal`."
     )
-    value: Line | Unset = Field(default=None, description="Value of the taint, for `Equal`.")
-    effect: Annotated[str, StringConstraints(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$")] | Unset = Field(
+    value: Line | None = Field(default=None, description="Value of the taint, for `Equal`. Default: none.")
+    effect: TaintEffect | None = Field(
         default=None, description="`NoSchedule`, `PreferNoSchedule` or `NoExecute`. Default: all."
     )
-    toleration_seconds: Int | Unset = Field(
+    toleration_seconds: Int | None = Field(
         default=None, description="Seconds a `NoExecute` taint is tolerated. Default: for ever."
     )
 
@@ -169,7 +185,7 @@ class PodSettings(Model):
             "x-kubernetes-preserve-unknown-fields": True,
         },
     )
-    priority_class_name: Name | Unset = Field(default=None, description="PriorityClass. Default: the cluster's.")
+    priority_class_name: Name | None = Field(default=None, description="PriorityClass. Default: the cluster's.")
     labels: dict[str, str] = Field(
         default_factory=dict, max_length=32, description="Labels to add, outside `fullsend.dev/`."
     )
@@ -267,9 +283,7 @@ class Completion(Model):
 class Reopen(Model):
     """A request to retry recipients who have ended undelivered or rejected. Carried out once for each `id`."""
 
-    id: Annotated[str, StringConstraints(pattern=r"^[-._A-Za-z0-9]+$", min_length=1, max_length=64)] = Field(
-        description="Any word, not used before for this campaign. A new one is a new request."
-    )
+    id: Word = Field(description="Any word, not used before for this campaign. A new one is a new request.")
     states: tuple[ReopenState, ...] = Field(
         min_length=1,
         max_length=5,
@@ -293,7 +307,7 @@ class CampaignSpec(Model):
         default=False,
         description="End the campaign for good; who is still missing becomes `cancelled`. Default: false.",
     )
-    ledger_key: Name | Unset = Field(
+    ledger_key: Name | None = Field(
         default=None,
         description="Identity of this campaign in the ledger. The same key never sends twice to anybody. Cannot be"
         " edited. Default: the name.",
@@ -304,31 +318,31 @@ class CampaignSpec(Model):
     exclude: tuple[ExcludeItem, ...] = Field(
         default=(), max_length=64, description="People to leave out. Default: nobody."
     )
-    message_ref: NameRef | Unset = Field(
+    message_ref: NameRef | None = Field(
         default=None,
         description="The MailTemplate to send. `message` may then set who it is from, the subject and headers; "
         "text, html and attachments are the template's.",
     )
-    message: MessageFields | Unset = Field(
+    message: MessageFields | None = Field(
         default=None, description="The message, in place; or, beside `messageRef`, what differs from the template."
     )
-    unsubscribe: Unsubscribe | Unset = Field(
+    unsubscribe: Unsubscribe | None = Field(
         default=None, description="The way out that recipients get. Marketing needs it. Default: none."
     )
     transport_ref: NameRef = Field(description="The MailTransport that carries the message.")
     schedule: Schedule = Field(default_factory=Schedule, description="When sending may begin and must end.")
-    rollout: Rollout | Unset = Field(default=None, description="A small send first. Default: everybody at once.")
+    rollout: Rollout | None = Field(default=None, description="A small send first. Default: everybody at once.")
     senders: Senders = Field(default_factory=Senders, description="How many pods send, and what they need.")
     retry: Retry = Field(default_factory=Retry, description="What follows a failure that may pass.")
     limits: CampaignLimits = Field(default_factory=CampaignLimits, description="Limits of this campaign.")
     failure_policy: FailurePolicy = Field(default_factory=FailurePolicy, description="When refusals stop the campaign.")
     completion: Completion = Field(default_factory=Completion, description="When the campaign counts as complete.")
-    acknowledged_halt: Annotated[str, StringConstraints(max_length=128)] | Unset = Field(
+    acknowledged_halt: Annotated[str, StringConstraints(max_length=128)] | None = Field(
         default=None,
         description="The `status.halt.id` of a halt that a person has looked at: sending resumes. Default: none.",
     )
-    reopen: Reopen | Unset = Field(default=None, description="Retry recipients who have ended. Default: nobody.")
-    ttl_seconds_after_finished: Int | Unset = Field(
+    reopen: Reopen | None = Field(default=None, description="Retry recipients who have ended. Default: nobody.")
+    ttl_seconds_after_finished: Int | None = Field(
         default=None,
         ge=0,
         le=2_147_483_647,

@@ -19,6 +19,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.tag import Tag
 
 from fullsend.errors import Problem
 
@@ -156,14 +158,14 @@ def _yaml(file: Path, text: str, problems: list[Problem]) -> list[Document]:
 
 def _compose(chunk: str, offset: int) -> list[Node]:
     yaml = YAML(typ="safe", pure=True)
-    yaml.version = (1, 1)
+    yaml.Resolver = _Resolver
     yaml.composer.warn_double_anchors = False
     try:
         return [node for node in yaml.compose_all(chunk) if node is not None]
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = f"is not YAML: {error.problem or error.context}"
-        if "\t" in (error.problem or ""):
+        if "'\\t'" in (error.problem or ""):
             what = "is not YAML: a tab cannot indent, use spaces"
         raise _Unreadable(what, mark.line + 1 + offset, mark.column + 1) from None
     except ReaderError as error:
@@ -175,7 +177,22 @@ def _compose(chunk: str, offset: int) -> list[Node]:
 
 
 _TAG = "tag:yaml.org,2002:"
+_PLAIN = f"{_TAG}plain"
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOL = {
+    form: truth
+    for word, truth in {"y": True, "yes": True, "true": True, "on": True}.items()
+    | {"n": False, "no": False, "false": False, "off": False}.items()
+    for form in (word, word.capitalize(), word.upper())
+}
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+class _Resolver(VersionedResolver):
+    """Leaves a bare word undecided: what it means is decided in ``_plain``, by kubectl's table."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        return Tag(suffix=_PLAIN) if kind is ScalarNode and implicit[0] else super().resolve(kind, value, implicit)
 
 
 class _Builder:
@@ -217,7 +234,7 @@ class _Builder:
         merged: dict[str, Any] = {}
         first: dict[str, int] = {}
         for key, item in node.value:
-            if str(key.tag) == f"{_TAG}merge":
+            if str(key.tag) == _PLAIN and key.value == "<<":
                 sources = item.value if isinstance(item, SequenceNode) else [item]
                 for source in sources:
                     if not isinstance(source, MappingNode):
@@ -237,17 +254,11 @@ class _Builder:
     def _scalar(self, node: ScalarNode) -> Any:
         text: str = node.value
         tag = str(node.tag)
-        if node.style or tag == f"{_TAG}str":
-            return text
         match tag.removeprefix(_TAG):
-            case "null":
-                return None
-            case "bool":
-                return text.lower() in ("y", "yes", "true", "on")
-            case "int" | "float":
-                return _number(text)
-            case "timestamp" | "value" | "merge":
+            case "str":
                 return text
+            case "plain" | "null" | "bool" | "int" | "float" | "timestamp":
+                return _plain(text)
             case _:
                 raise self._refuse(node, f"the tag {tag} is not known here")
 
@@ -258,8 +269,14 @@ class _Builder:
         return _Unreadable(what, self._line(node), int(node.start_mark.column) + 1)
 
 
-def _number(text: str) -> int | float | str:
-    """As Go's YAML reads it: base prefixes and octal, no base 60; what fits no number is text."""
+def _plain(text: str) -> Any:
+    """A bare word as kubectl's YAML reads it: base prefixes and octal, no base 60; what fits nothing is text."""
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if text[0] not in "+-.0123456789":
+        return text
     plain = text.replace("_", "")
     try:
         return int(plain, 8) if re.fullmatch(r"[-+]?0[0-7]+", plain) else int(plain, 0)

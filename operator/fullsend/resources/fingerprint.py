@@ -54,9 +54,10 @@ def content_from_json(content: Mapping[str, Any]) -> FrozenContent:
     problems: list[Problem] = []
 
     def typed(model: type[Model], raw: Any, where: str) -> Any:
-        value, wrong = check(model, raw)
-        problems.extend(Problem(f"ledger, {where}.{path_text(item.path)}", item.what, item.fix) for item in wrong)
-        return value
+        checked = check(model, raw)
+        for item in checked.findings:
+            problems.append(Problem(f"ledger, {where}.{path_text(item.path)}", item.what, item.fix))
+        return checked.model
 
     def audiences(items: list[Mapping[str, Any]]) -> tuple[NamedAudience, ...]:
         return tuple(

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from fullsend.errors import InvalidInput, Problem
 from fullsend.resources.audience import AudienceSpec
-from fullsend.resources.base import API_VERSION, DATA_KEY, LABEL, NAME, Model
+from fullsend.resources.base import API_VERSION, DATA_KEY, LABEL, NAME, PATTERNS, Model
 from fullsend.resources.campaign import CAMPAIGN_NAME_LIMIT, CampaignSpec
 from fullsend.resources.documents import Document, read_documents
-from fullsend.resources.manifests import ConfigMap, Identity, Manifests, Resource, Secret
-from fullsend.resources.problems import PATTERNS, Finding, check, did_you_mean, meant, without_nulls
+from fullsend.resources.manifests import ConfigMap, Manifests, Place, Resource, Secret, line_of
+from fullsend.resources.problems import Finding, check, did_you_mean, meant, without_nulls
 from fullsend.resources.references import all_findings
 from fullsend.resources.template import MailTemplateSpec, decode_base64
 from fullsend.resources.transport import MailTransportSpec
@@ -92,8 +92,8 @@ class _Assembly:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._found: dict[str, dict[tuple[str, str], Any]] = {kind: {} for kind in (*KINDS, *CORE_KINDS)}
-        self._first: dict[tuple[str, str, str], Identity] = {}
-        self._broken: set[tuple[str, str, str]] = set()
+        self._first: dict[tuple[str, str, str], Place] = {}
+        self._broken: dict[tuple[str, str, str], Resource[Model] | None] = {}
 
     def manifests(self) -> Manifests:
         found = self._found
@@ -104,20 +104,20 @@ class _Assembly:
             transports=found["MailTransport"],
             secrets=found["Secret"],
             config_maps=found["ConfigMap"],
-            broken=frozenset(self._broken),
+            broken=self._broken,
         )
 
     def add(self, document: Document) -> None:
         value = without_nulls(document.value) if isinstance(document.value, dict) else None
         if value is None:
-            nameless = Identity("no object", "", "", document)
+            nameless = Place("no object", "", "", document)
             self.problems.append(nameless.problem(Finding((), "must be an object with apiVersion, kind and metadata")))
             return
         raw_kind, metadata = value.get("kind"), value.get("metadata")
         kind = raw_kind if isinstance(raw_kind, str) else ""
         fields = metadata if isinstance(metadata, dict) else {}
         name, namespace = fields.get("name"), fields.get("namespace", DEFAULT_NAMESPACE)
-        identity = Identity(
+        place = Place(
             kind or "no kind",
             namespace if isinstance(namespace, str) else DEFAULT_NAMESPACE,
             name if isinstance(name, str) else "",
@@ -128,30 +128,31 @@ class _Assembly:
             findings += _metadata_findings(kind, value)
         parsed: Any = None
         if kind in KINDS:
-            parsed, more = _parse(KINDS[kind], identity, value, fields)
+            parsed, more = _parse(KINDS[kind], place, value, fields)
             findings += more
         elif kind == "Secret":
-            parsed, more = _secret(identity, value)
+            parsed, more = _secret(place, value)
             findings += more
         elif kind == "ConfigMap":
-            parsed, more = _config_map(identity, value)
+            parsed, more = _config_map(place, value)
             findings += more
-        self._keep(identity, parsed, findings)
+        self._keep(place, parsed, findings)
 
-    def _keep(self, identity: Identity, parsed: Any, findings: list[Finding]) -> None:
-        key = (identity.kind, identity.namespace, identity.name)
-        if identity.name and identity.kind in self._found and identity.kind != "Namespace":
+    def _keep(self, place: Place, parsed: Any, findings: list[Finding]) -> None:
+        key = (place.kind, place.namespace, place.name)
+        if place.name and place.kind in self._found and place.kind != "Namespace":
             if first := self._first.get(key):
                 file, number = first.document.file, first.document.number
-                what = f"{identity.name} is declared twice in namespace {identity.namespace}"
+                what = f"{place.name} is declared twice in namespace {place.namespace}"
                 findings.append(Finding(("metadata", "name"), what, f"first in {file}, document {number}"))
             else:
-                self._first[key] = identity
-                if findings or parsed is None:
-                    self._broken.add(key)
+                self._first[key] = place
+                if findings:
+                    self._broken[key] = parsed if isinstance(parsed, Resource) else None
                 else:
-                    self._found[identity.kind][(identity.namespace, identity.name)] = parsed
-        self.problems += map(identity.problem, findings)
+                    self._found[place.kind][(place.namespace, place.name)] = parsed
+        findings.sort(key=lambda finding: line_of(place.document, finding.path) or 0)
+        self.problems += map(place.problem, findings)
 
 
 def _kind_findings(value: Mapping[str, Any], kind: str) -> Iterator[Finding]:
@@ -214,33 +215,33 @@ def _name_findings(path: tuple[str, ...], name: Any, pattern: str, limit: int) -
 
 
 def _parse(
-    model: type[Model], identity: Identity, value: Mapping[str, Any], metadata: Mapping[str, Any]
-) -> tuple[Any, list[Finding]]:
+    model: type[Model], place: Place, value: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> tuple[Resource[Model] | None, Sequence[Finding]]:
     if "spec" not in value:
-        misspelt = any(did_you_mean(name, ("spec",)) for name in value if name not in _TOP)
+        misspelt = any(did_you_mean(name, _TOP) == "spec" for name in value if name not in _TOP)
         return None, [] if misspelt else [Finding(("spec",), "is required")]
-    spec, findings = check(model, value["spec"], ("spec",))
+    checked = check(model, value["spec"], ("spec",))
     annotations = metadata.get("annotations", {})
-    resource = Resource(identity, cast(Model, spec), annotations if isinstance(annotations, dict) else {})
-    return resource if spec is not None else None, findings
+    annotations = annotations if isinstance(annotations, dict) else {}
+    return Resource(place, checked.partial, annotations), checked.findings
 
 
-def _secret(identity: Identity, value: Mapping[str, Any]) -> tuple[Secret, list[Finding]]:
+def _secret(place: Place, value: Mapping[str, Any]) -> tuple[Secret, list[Finding]]:
     findings: list[Finding] = []
     data = dict(_entries(value, "data", True, findings))
     data |= dict(_entries(value, "stringData", False, findings))  # as at the API server, stringData wins
     kind = value.get("type", "Opaque")
     if not isinstance(kind, str):
         findings.append(Finding(("type",), "must be text"))
-    return Secret(identity, str(kind), data), findings
+    return Secret(place, str(kind), data), findings
 
 
-def _config_map(identity: Identity, value: Mapping[str, Any]) -> tuple[ConfigMap, list[Finding]]:
+def _config_map(place: Place, value: Mapping[str, Any]) -> tuple[ConfigMap, list[Finding]]:
     findings: list[Finding] = []
     data = dict(_entries(value, "data", False, findings))
     binary = dict(_entries(value, "binaryData", True, findings))
     findings += [Finding(("binaryData", key), "is also in data") for key in binary if key in data]
-    return ConfigMap(identity, data | binary), findings
+    return ConfigMap(place, data | binary), findings
 
 
 def _entries(

@@ -23,7 +23,7 @@ S_co = TypeVar("S_co", bound=Model, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Place:
     """Which object, and where it was written."""
 
     kind: str
@@ -56,22 +56,22 @@ def line_of(document: Document, path: FieldPath) -> int | None:
 class Resource(Generic[S_co]):
     """One object of the four kinds."""
 
-    identity: Identity
+    place: Place
     spec: S_co
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def namespace(self) -> str:
-        return self.identity.namespace
+        return self.place.namespace
 
     @property
     def name(self) -> str:
-        return self.identity.name
+        return self.place.name
 
     @property
     def base_dir(self) -> Path | None:
         """The folder relative paths in the object start from; None for an object from an API server."""
-        file = self.identity.document.file
+        file = self.place.document.file
         return file.parent if file is not None else None
 
 
@@ -79,7 +79,7 @@ class Resource(Generic[S_co]):
 class Secret:
     """A core/v1 Secret; its data stays out of every repr."""
 
-    identity: Identity
+    place: Place
     type: str
     data: Mapping[str, bytes] = field(repr=False)
 
@@ -88,13 +88,14 @@ class Secret:
 class ConfigMap:
     """A core/v1 ConfigMap; ``data`` and ``binaryData`` together."""
 
-    identity: Identity
+    place: Place
     data: Mapping[str, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """Everything declared, by namespace and name. ``broken`` objects exist, but cannot be used as written."""
+    """Everything declared, by namespace and name. ``broken`` objects, by kind, namespace and name, exist but cannot be
+    used as written; what is usable of one of the four kinds is kept to look for further problems."""
 
     campaigns: Mapping[Key, Resource[CampaignSpec]] = field(default_factory=dict)
     audiences: Mapping[Key, Resource[AudienceSpec]] = field(default_factory=dict)
@@ -102,4 +103,4 @@ class Manifests:
     transports: Mapping[Key, Resource[MailTransportSpec]] = field(default_factory=dict)
     secrets: Mapping[Key, Secret] = field(default_factory=dict)
     config_maps: Mapping[Key, ConfigMap] = field(default_factory=dict)
-    broken: frozenset[tuple[str, str, str]] = frozenset()
+    broken: Mapping[tuple[str, str, str], Resource[Model] | None] = field(default_factory=dict)

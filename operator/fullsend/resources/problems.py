@@ -10,27 +10,19 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from fullsend.resources import base
-from fullsend.resources.base import Fault, Model
+from fullsend.resources.base import PATTERNS, Fault, Model
 from fullsend.resources.documents import FieldPath
 
-PATTERNS = {
-    base.DURATION: "is not a duration such as 90s, 15m, 1h30m or 7d",
-    base.PERCENT: "is not a percentage such as 5% or 0.3%",
-    base.NAME: "is not a name: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
-    base.LABEL: "is not a name: lower-case letters, digits and '-', beginning and ending with a letter or digit",
-    base.DATA_KEY: "is not a key: letters, digits, '-', '_' and '.'",
-    base.HOST: "is not a host name or an IP address",
-    base.ADDRESS: "is not a mail address such as news@mail.example",
-    base.LINE: "must be one line",
-    base.QUANTITY: "is not a quantity such as 500m, 1 or 256Mi",
-}
+BARE_WORDS = "a bare yes, no, on, off, true or false is not text in YAML"
+
+M_co = TypeVar("M_co", bound=Model, covariant=True)
+
 FREE_FORM = frozenset({"variables", "affinity"})
 """Fields whose inside is the user's own: a null in there is a value, not a field left out."""
 
@@ -44,17 +36,29 @@ class Finding:
     fix: str = ""
 
 
-def check(model: type[Model], raw: Any, prefix: FieldPath = ()) -> tuple[Model | None, list[Finding]]:
+@dataclass(frozen=True, slots=True)
+class Checked(Generic[M_co]):
+    """``model`` is None where anything is wrong; ``partial`` then holds what is usable, unchecked otherwise."""
+
+    model: M_co | None
+    partial: M_co
+    findings: tuple[Finding, ...] = ()
+
+
+def check(kind: type[M_co], raw: Any, prefix: FieldPath = ()) -> Checked[M_co]:
     """The model, or everything that is wrong with ``raw``."""
     raw = without_nulls(raw)
     try:
-        return model.model_validate(raw, by_alias=True, by_name=False), []
+        model = kind.model_validate(raw, by_alias=True, by_name=False)
+        return Checked(model, model)
     except ValidationError as error:
-        findings = list(_findings(model, error))
-        if isinstance(raw, Mapping):
-            findings += [Finding(fault.path, fault.what) for fault in _hidden_rules(model, raw)]
-        unique = {(finding.path, finding.what): finding for finding in findings}
-        return None, [Finding((*prefix, *item.path), item.what, item.fix) for item in unique.values()]
+        found = list(_findings(kind, error))
+        usable = _usable(kind, raw if isinstance(raw, dict) else {})
+        if isinstance(raw, dict):
+            told = {finding.path for finding in found}
+            found += [Finding(fault.path, fault.what) for fault in usable.faults if fault.path not in told]
+        unique = {(item.path, item.what): Finding((*prefix, *item.path), item.what, item.fix) for item in found}
+        return Checked(None, usable.model, tuple(unique.values()))
 
 
 def without_nulls(raw: Any) -> Any:
@@ -87,7 +91,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
         return text.replace("_", "").replace("-", "").lower()
 
     by_plain = {plain(name): name for name in known}
-    close = difflib.get_close_matches(plain(word), by_plain, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(plain(word), by_plain, n=1, cutoff=0.6)
     return by_plain[close[0]] if close else ""
 
 
@@ -126,17 +130,17 @@ def _sentence(model: type[Model], item: ErrorDetails, path: FieldPath) -> tuple[
             return "is not a field here", fix or f"known here: {', '.join(known)}"
         case "string_type":
             if isinstance(value, bool):
-                return "must be text", "a bare yes, no, on, off, true or false is not text in YAML: quote it"
+                return "must be text", BARE_WORDS
             return f"must be text, not {_kind(value)}", "quote it" if isinstance(value, int | float) else ""
         case "bool_type":
             return f"must be true or false, not {_kind(value)}", ""
         case "int_type" | "int_from_float":
-            return f"must be a whole number, not {_kind(value)}", ""
+            return f"must be a whole number, not {value if isinstance(value, float) else _kind(value)}", ""
         case "enum":
             known = [str(member) for member in _enum_at(model, path)]
             if isinstance(value, str):
                 return f"{value!r} is not one of {', '.join(known)}", meant(value, known)
-            return f"must be one of {', '.join(known)}, not {_kind(value)}", ""
+            return f"must be one of {', '.join(known)}", BARE_WORDS if isinstance(value, bool) else ""
         case "string_pattern_mismatch":
             pattern = context["pattern"]
             shown = value if len(value) <= 60 else value[:57] + "..."
@@ -235,39 +239,51 @@ def _places(model: type[Model], alias: str, prefix: str = "") -> list[str]:
     return found
 
 
-def _hidden_rules(model: type[Model], raw: Mapping[str, Any]) -> Iterator[Fault]:
-    """Rules across fields that do not hold, judged on those fields of ``raw`` that are usable by themselves."""
-    known = _aliases(model)
-    unsure = {did_you_mean(key, known) for key in raw if key not in known}
+@dataclass(frozen=True, slots=True)
+class _Usable(Generic[M_co]):
+    """What of a refused value is usable, the rules that it breaks, and the fields nothing can be said of."""
+
+    model: M_co
+    faults: list[Fault]
+    unsure: set[FieldPath]
+
+
+def _usable(kind: type[M_co], raw: Mapping[str, Any]) -> _Usable[M_co]:
+    known = _aliases(kind)
+    unsure: set[FieldPath] = {(did_you_mean(key, known),) for key in raw if key not in known}
+    faults: list[Fault] = []
     values: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
+    for name, field in kind.model_fields.items():
         alias = field.alias or name
-        values[name] = None
+        values[name] = None if field.is_required() else field.get_default(call_default_factory=True)
         if alias not in raw:
-            if field.is_required():
-                unsure.add(alias)
-            else:
-                values[name] = field.get_default(call_default_factory=True)
+            unsure |= {(alias,)} if field.is_required() else set()
             continue
         try:
-            adapter = TypeAdapter[Any](Annotated[field.annotation, field])  # type: ignore[arg-type] # built at run time
-            values[name] = adapter.validate_python(raw[alias], by_alias=True, by_name=False)
+            values[name] = _adapter(field).validate_python(raw[alias], by_alias=True, by_name=False)
         except ValidationError:
-            unsure.add(alias)
-            yield from _inner_rules(field, alias, raw[alias])
-    for fault in model.model_construct(**values).rules():
-        if not unsure & (set(fault.about) or set(map(str, fault.path[:1]))):
-            yield fault
+            inner = _submodel(field)
+            if inner is not None and isinstance(raw[alias], dict):
+                part = _usable(inner, raw[alias])
+                values[name] = part.model
+                unsure |= {(alias, *path) for path in part.unsure}
+                faults += [Fault((alias, *fault.path), fault.what) for fault in part.faults]
+                continue
+            unsure.add((alias,))
+            if inner is not None and isinstance(raw[alias], list):
+                for index, item in enumerate(raw[alias]):
+                    part = _usable(inner, item if isinstance(item, dict) else {})
+                    faults += [Fault((alias, index, *fault.path), fault.what) for fault in part.faults]
+    model = kind.model_construct(**values)
+    for fault in model.rules():
+        needs = {fault.path, *((name,) for name in fault.about)}
+        if not needs & unsure:
+            faults.append(fault)
+    return _Usable(model, faults, unsure)
 
 
-def _inner_rules(field: FieldInfo, alias: str, raw: Any) -> Iterator[Fault]:
-    sub = _submodel(field)
-    if sub is None:
-        return
-    items = [((alias,), raw)] if isinstance(raw, Mapping) else []
-    if isinstance(raw, list):
-        items = [((alias, index), item) for index, item in enumerate(raw)]  # type: ignore[misc]
-    for path, item in items:
-        if isinstance(item, Mapping):
-            for fault in _hidden_rules(sub, item):
-                yield Fault((*path, *fault.path), fault.what)
+def _adapter(field: FieldInfo) -> TypeAdapter[Any]:
+    annotation: Any = field.annotation
+    for constraint in field.metadata:
+        annotation = Annotated[annotation, constraint]
+    return TypeAdapter(annotation)

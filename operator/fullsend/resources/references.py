@@ -61,7 +61,10 @@ def all_findings(manifests: Manifests) -> list[Problem]:
     problems: list[Problem] = []
     for resources in (manifests.campaigns, manifests.audiences, manifests.templates, manifests.transports):
         for resource in resources.values():
-            problems += map(resource.identity.problem, findings(manifests, resource))
+            problems += map(resource.place.problem, findings(manifests, resource))
+    for broken in manifests.broken.values():
+        if broken is not None and isinstance(broken.spec, CampaignSpec):
+            problems += map(broken.place.problem, _campaign(manifests, broken, broken.spec))
     return problems
 
 
@@ -70,6 +73,7 @@ def findings(manifests: Manifests, resource: Resource[Any]) -> Iterator[Finding]
     match resource.spec:
         case CampaignSpec() as campaign:
             yield from _campaign(manifests, resource, campaign)
+            yield from _from_template(manifests, resource, campaign)
         case AudienceSpec() as audience:
             yield from _audience(manifests, resource, audience)
         case MailTemplateSpec() as template:
@@ -91,11 +95,12 @@ def effective_message(
     merged |= own
     if headers:
         merged["headers"] = headers
-    message, wrong = check(MessageSpec, merged, ("spec", "message"))
+    checked = check(MessageSpec, merged, ("spec", "message"))
+    wrong = list(checked.findings)
     if template is not None and spec.message_ref is not None:
         fix = f"neither the Campaign nor MailTemplate {spec.message_ref.name} gives it"
         wrong = [Finding(item.path, item.what, item.fix or fix) for item in wrong]
-    return (message if isinstance(message, MessageSpec) else None), wrong
+    return checked.model, wrong
 
 
 def _dump(model: MessageFields | None) -> dict[str, Any]:
@@ -103,34 +108,38 @@ def _dump(model: MessageFields | None) -> dict[str, Any]:
 
 
 def _campaign(manifests: Manifests, resource: Resource[Any], spec: CampaignSpec) -> Iterator[Finding]:
-    for index, audience in enumerate(spec.audiences):
+    """The names in a campaign. It may be a partial one, whose unusable required fields are None."""
+    audiences, transports, templates = manifests.audiences, manifests.transports, manifests.templates
+    for index, audience in enumerate(spec.audiences or ()):
         path: FieldPath = ("spec", "audiences", index, "name")
-        yield from _named(manifests, resource, "Audience", manifests.audiences, audience.name, path)
+        yield from _named(manifests, resource, "Audience", audiences, audience.name, path)
     for index, item in enumerate(spec.exclude):
         path = ("spec", "exclude", index)
         if item.audience_ref is not None:
             path = (*path, "audienceRef", "name")
-            yield from _named(manifests, resource, "Audience", manifests.audiences, item.audience_ref.name, path)
+            yield from _named(manifests, resource, "Audience", audiences, item.audience_ref.name, path)
         elif item.ledger_key == (spec.ledger_key or resource.name):
             yield Finding((*path, "ledgerKey"), "is this campaign's own key")
-    path = ("spec", "transportRef", "name")
-    yield from _named(manifests, resource, "MailTransport", manifests.transports, spec.transport_ref.name, path)
+    for kind, known, field, ref in (
+        ("MailTransport", transports, "transportRef", spec.transport_ref),
+        ("MailTemplate", templates, "messageRef", spec.message_ref),
+    ):
+        if ref is not None and ref.name is not None:
+            yield from _named(manifests, resource, kind, known, ref.name, ("spec", field, "name"))
     if spec.message is not None:
         yield from _attachments(manifests, resource, spec.message, ("spec", "message"))
-    if spec.message_ref is not None:
-        path = ("spec", "messageRef", "name")
-        yield from _named(manifests, resource, "MailTemplate", manifests.templates, spec.message_ref.name, path)
-        template = manifests.templates.get((resource.namespace, spec.message_ref.name))
-        if template is not None:
-            yield from _from_template(spec, template, path)
 
 
-def _from_template(spec: CampaignSpec, template: Resource[MailTemplateSpec], path: FieldPath) -> Iterator[Finding]:
+def _from_template(manifests: Manifests, resource: Resource[Any], spec: CampaignSpec) -> Iterator[Finding]:
+    name = spec.message_ref.name if spec.message_ref is not None else ""
+    template = manifests.templates.get((resource.namespace, name))
+    if template is None:
+        return
     message, wrong = effective_message(spec, template.spec)
     yield from wrong
     if message is not None and spec.class_ is CampaignClass.MARKETING:
         for fault in visible_way_out(message):
-            yield Finding(path, f"spec.{fault.path[0]} of MailTemplate {template.name} {fault.what}")
+            yield Finding(("spec", "messageRef"), f"spec.{fault.path[0]} of MailTemplate {name} {fault.what}")
 
 
 def _audience(manifests: Manifests, resource: Resource[Any], spec: AudienceSpec) -> Iterator[Finding]:
@@ -167,7 +176,8 @@ def _named(
 ) -> Iterator[Finding]:
     if (by.namespace, name) in known or (kind, by.namespace, name) in manifests.broken:
         return
-    here = [other for namespace, other in known if namespace == by.namespace]
+    broken = [key[1:] for key in manifests.broken if key[0] == kind]
+    here = [other for namespace, other in (*known, *broken) if namespace == by.namespace]
     fix = meant(name, here)
     if not fix and (elsewhere := [namespace for namespace, other in known if other == name]):
         fix = f"there is one in namespace {elsewhere[0]}, but names are looked up in the object's own namespace"

@@ -63,14 +63,14 @@ def resolve(manifests: Manifests, campaign: Resource[CampaignSpec]) -> ResolvedC
     transport = manifests.transports.get((namespace, spec.transport_ref.name))
     template = manifests.templates.get((namespace, template_name))
     problems = [
-        resource.identity.problem(finding)
+        resource.place.problem(finding)
         for resource in (campaign, *named, transport, template)
         if resource is not None
         for finding in findings(manifests, resource)
     ]
     message, wrong = effective_message(spec, template.spec if template is not None else None)
     if not problems:
-        problems = list(map(campaign.identity.problem, wrong))
+        problems = list(map(campaign.place.problem, wrong))
     if problems or message is None or transport is None:
         raise InvalidInput(problems)
 

@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
-from fullsend.resources.base import Unset
-
 Count = Annotated[int, Field(ge=0)]
 _INT64: JsonDict = {"format": "int64"}
 
@@ -65,8 +63,8 @@ class Halt(StatusModel):
     id: str = Field(description="Write this into `spec.acknowledgedHalt` to resume.")
     reason: str = Field(description="Why, one word in CamelCase.")
     message: str = Field(default="", description="Why, for a person, with what to do.")
-    since: datetime | Unset = Field(default=None, description="When it halted.")
-    next_probe_time: datetime | Unset = Field(
+    since: datetime | None = Field(default=None, description="When it halted.")
+    next_probe_time: datetime | None = Field(
         default=None, description="When one message is tried again. Absent when only a person can resume."
     )
 
@@ -95,7 +93,7 @@ class PlanStatus(StatusModel):
         default=0, description="Recipients the message was built for as a check.", json_schema_extra=_INT64
     )
     render_failed: Count = Field(default=0, description="How many of these failed.", json_schema_extra=_INT64)
-    sealed_at: datetime | Unset = Field(default=None, description="When planning ended.")
+    sealed_at: datetime | None = Field(default=None, description="When planning ended.")
     reason: str = Field(default="", description="Why a plan failed, one word in CamelCase.")
     message: str = Field(default="", description="Why a plan failed, for a person.")
 
@@ -144,14 +142,14 @@ class CampaignStatus(StatusModel):
         default=0, description="Revision of the ledger; it never goes back.", json_schema_extra=_INT64
     )
     rate_per_second: float = Field(default=0.0, description="Messages accepted a second, lately.")
-    limited_by: LimitedBy | Unset = Field(
+    limited_by: LimitedBy | None = Field(
         default=None,
         description="What keeps it from going faster: `Rate`, `Relay`, `Breaker`, `Database`, `Schedule` or "
         "`Approval`.",
     )
-    next_attempt_time: datetime | Unset = Field(default=None, description="When the next deferred recipient is due.")
-    start_time: datetime | Unset = Field(default=None, description="When the first message went out.")
-    completion_time: datetime | Unset = Field(default=None, description="When the campaign ended.")
-    halt: Halt | Unset = Field(default=None, description="Why sending has stopped by itself.")
-    plan: PlanStatus | Unset = Field(default=None, description="What reading the audience found.")
-    proof: ProofStatus | Unset = Field(default=None, description="What completion rests on.")
+    next_attempt_time: datetime | None = Field(default=None, description="When the next deferred recipient is due.")
+    start_time: datetime | None = Field(default=None, description="When the first message went out.")
+    completion_time: datetime | None = Field(default=None, description="When the campaign ended.")
+    halt: Halt | None = Field(default=None, description="Why sending has stopped by itself.")
+    plan: PlanStatus | None = Field(default=None, description="What reading the audience found.")
+    proof: ProofStatus | None = Field(default=None, description="What completion rests on.")

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from fullsend.resources.base import Address, Bool, ConfigMapKeyRef, Fault, Line, Model, Unset
+from fullsend.resources.base import Address, Bool, ConfigMapKeyRef, Fault, Line, Model, matching
 
 BODY_LIMIT = 524_288
 """Characters of one body: with both bodies and an attachment an object stays within etcd's 1.5 MB."""
@@ -46,33 +46,35 @@ RESERVED_HEADERS = frozenset(
 )
 """Headers with a field of their own, or that only the composer or the relay may write."""
 
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[!-9;-~]{1,76}$")]  # RFC 5322, section 3.6.8
-ContentType = Annotated[
-    str, StringConstraints(pattern=r"^[a-z]+/[A-Za-z0-9][-A-Za-z0-9.+_]*(; ?[-a-z]+=[^;\s]+)*$", max_length=127)
+HeaderName = Annotated[str, matching(r"^[!-9;-~]+$", "is not a header name", 76)]  # RFC 5322, section 3.6.8
+MediaType = Annotated[
+    str,
+    matching(r"^[a-z]+/[A-Za-z0-9][-A-Za-z0-9.+_]*(; ?[-a-z]+=[^;\s]+)*$", "is not a type such as image/png", 127),
 ]
-FileName = Annotated[str, StringConstraints(pattern=r"^[^/\\\r\n\x00]+$", max_length=255)]
-ContentId = Annotated[str, StringConstraints(pattern=r"^[-A-Za-z0-9._@]+$", max_length=128)]
-FeedbackId = Annotated[str, StringConstraints(pattern=r"^[-A-Za-z0-9._]*(:[-A-Za-z0-9._]*){0,3}$", max_length=127)]
+FileName = Annotated[str, matching(r"^[^/\\\r\n\x00]+$", "is not a file name: no folder, one line", 255)]
+ContentId = Annotated[str, matching(r"^[-A-Za-z0-9._@]+$", "is not a content id: letters, digits, '-._@'", 128)]
+FeedbackId = Annotated[
+    str, matching(r"^[-A-Za-z0-9._]*(:[-A-Za-z0-9._]*){0,3}$", "is not up to four words with colons between", 127)
+]
 Body = Annotated[str, StringConstraints(max_length=BODY_LIMIT)]
-HeaderText = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]*$", max_length=998)]
 
 
 class Mailbox(Model):
     """An address with the name a reader sees."""
 
     address: Address = Field(description="The address, such as `news@mail.example`.")
-    name: Line | Unset = Field(default=None, description="Name shown beside the address. Any Unicode text on one line.")
+    name: Line | None = Field(default=None, description="Name shown beside the address. Any Unicode text on one line.")
 
 
 class Attachment(Model):
     """A file that every recipient gets, the same for all. Exactly one of `data` and `configMapKeyRef`."""
 
     name: FileName = Field(description="File name shown to the reader, without a folder.")
-    content_type: ContentType = Field(description="Media type, such as `application/pdf` or `image/png`.")
-    data: Annotated[str, StringConstraints(max_length=1_048_576)] | Unset = Field(
+    content_type: MediaType = Field(description="Media type, such as `application/pdf` or `image/png`.")
+    data: Annotated[str, StringConstraints(max_length=1_048_576)] | None = Field(
         default=None, description="The content, in base64.", json_schema_extra={"format": "byte"}
     )
-    config_map_key_ref: ConfigMapKeyRef | Unset = Field(
+    config_map_key_ref: ConfigMapKeyRef | None = Field(
         default=None, description="The key of a ConfigMap (`data` or `binaryData`) that holds the content."
     )
     inline: Bool = Field(
@@ -80,7 +82,7 @@ class Attachment(Model):
         description="Shown inside the HTML part, where it refers to `cid:<contentId>`, rather than listed as a "
         "file. Default: false.",
     )
-    content_id: ContentId | Unset = Field(
+    content_id: ContentId | None = Field(
         default=None, description="Content-ID without angle brackets. Needed when `inline` is true."
     )
 
@@ -97,30 +99,30 @@ class Attachment(Model):
 class MessageFields(Model):
     """The parts of a message, each optional: a template and a campaign may each give some of them."""
 
-    from_: Mailbox | Unset = Field(default=None, description="Author of the message, in the From header.")
-    reply_to: Mailbox | Unset = Field(default=None, description="Where replies go. Default: the From address.")
-    return_path: Address | Unset = Field(
+    from_: Mailbox | None = Field(default=None, description="Author of the message, in the From header.")
+    reply_to: Mailbox | None = Field(default=None, description="Where replies go. Default: the From address.")
+    return_path: Address | None = Field(
         default=None,
         description="Envelope sender, where bounces go. Default: the From address.",
     )
-    subject: Line | Unset = Field(
+    subject: Line | None = Field(
         default=None, description="Subject, a jinja2 template on one line. Variables are the recipient's columns."
     )
-    text: Body | Unset = Field(
+    text: Body | None = Field(
         default=None, description="Plain text part, a jinja2 template. Default: made from the HTML part."
     )
-    html: Body | Unset = Field(
+    html: Body | None = Field(
         default=None,
         description="HTML part, a jinja2 template; variables are escaped. Default: the message has a text part only.",
     )
-    headers: dict[HeaderName, HeaderText] = Field(
+    headers: dict[HeaderName, Line] = Field(
         default_factory=dict,
         max_length=50,
         description="Further headers, name to value; values are jinja2 templates on one line. "
         "Headers that have a field of their own, or that only Fullsend writes, are refused.",
     )
     attachments: tuple[Attachment, ...] = Field(default=(), max_length=20, description="Files for every recipient.")
-    feedback_id: FeedbackId | Unset = Field(
+    feedback_id: FeedbackId | None = Field(
         default=None,
         description="Feedback-ID header (Gmail's complaint statistics), up to four parts with colons between. "
         "Default: no header.",

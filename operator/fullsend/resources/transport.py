@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from fullsend.resources.base import (
     Bool,
@@ -18,14 +18,18 @@ from fullsend.resources.base import (
     Fault,
     Host,
     Int,
-    Line,
     Model,
     Name,
     Rate,
     SecretRef,
-    Unset,
+    matching,
     positive,
 )
+
+Enhanced = Annotated[
+    str, matching(r"^[45](\.[0-9]{1,3}){0,2}$", "is not a refusal's enhanced status code, such as 5.7.26, 4.7 or 5", 9)
+]
+Pattern = Annotated[str, matching(r"^[^\r\n\x00]*$", "must be one line", 200)]
 
 
 class TlsMode(StrEnum):
@@ -94,19 +98,19 @@ class SmtpRelay(Model):
         description="`StartTLS` (needed, certificate checked), `Implicit` (TLS from the first byte, usually port 465), "
         "`Opportunistic` (if offered, certificate not checked) or `Disabled`. Default: `StartTLS`.",
     )
-    credentials_secret_ref: SecretRef | Unset = Field(
+    credentials_secret_ref: SecretRef | None = Field(
         default=None,
         description="Secret of type `fullsend.dev/smtp-credentials` with the keys `username` and `password`. "
         "Default: no login.",
     )
-    ca_secret_ref: SecretRef | Unset = Field(
+    ca_secret_ref: SecretRef | None = Field(
         default=None,
         description="Secret of type `fullsend.dev/smtp-ca` whose key `ca.crt` holds the certificates (PEM) to "
         "trust. Default: the system's.",
     )
-    server_name: Host | Unset = Field(default=None, description="Name the relay's certificate is for. Default: `host`.")
-    helo_name: Host | Unset = Field(default=None, description="Name given in EHLO. Default: the sender's host name.")
-    auth_mechanism: AuthMechanism | Unset = Field(
+    server_name: Host | None = Field(default=None, description="Name the relay's certificate is for. Default: `host`.")
+    helo_name: Host | None = Field(default=None, description="Name given in EHLO. Default: the sender's host name.")
+    auth_mechanism: AuthMechanism | None = Field(
         default=None, description="`PLAIN`, `LOGIN` or `CRAM-MD5`. Default: the best that the relay offers."
     )
     pipelining: Pipelining = Field(
@@ -125,7 +129,7 @@ class SmtpRelay(Model):
 
     def rules(self) -> Iterator[Fault]:
         clear = self.tls in (TlsMode.DISABLED, TlsMode.OPPORTUNISTIC)
-        if self.credentials_secret_ref is not None and clear and not is_loopback(self.host):
+        if self.credentials_secret_ref is not None and clear and not is_loopback(self.host or ""):
             yield Fault(
                 ("tls",),
                 f"{self.tls.value} may send the password in the clear; with credentialsSecretRef use StartTLS or "
@@ -157,7 +161,7 @@ class TransportLimits(Model):
         max_length=8,
         description="Rates of this transport, over all campaigns that use it. All of them hold. Default: no limit.",
     )
-    pool: Name | Unset = Field(
+    pool: Name | None = Field(
         default=None,
         description="Transports with the same pool, in any namespace, share one set of `rates`. Default: not shared.",
     )
@@ -167,17 +171,17 @@ class ReplyRule(Model):
     """How to judge a refusal, before the built-in classification. The first rule that matches decides. All criteria
     that are given must match; at least one must be given."""
 
-    stage: Stage | Unset = Field(
+    stage: Stage | None = Field(
         default=None,
         description="Only replies to this command: `MAIL`, `RCPT`, `DATA` or `DOT` (the end of the content). "
         "Default: any.",
     )
-    code: Int | Unset = Field(default=None, ge=400, le=599, description="Only this reply code. Default: any.")
-    enhanced: Annotated[str, StringConstraints(pattern=r"^[45](\.[0-9]{1,3}){0,2}$")] | Unset = Field(
+    code: Int | None = Field(default=None, ge=400, le=599, description="Only this reply code. Default: any.")
+    enhanced: Enhanced | None = Field(
         default=None,
         description="Only this enhanced status code or what it begins, such as `5.7.26` or `4.7`. Default: any.",
     )
-    pattern: Annotated[Line, StringConstraints(max_length=200)] = Field(
+    pattern: Pattern = Field(
         default="",
         description="Regular expression (Python syntax, case-insensitive) found anywhere in the reply's text. "
         "Default: any text.",
