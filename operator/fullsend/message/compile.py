@@ -195,7 +195,7 @@ def _head(source: MessageSource, list_id: re.Match[str] | None, fixed: dict[str,
     """The header fields that are the same for everybody."""
     fields = [mailbox("From", source.from_name, wire_address(source.from_address))]
     if source.reply_to:
-        fields.append(mailbox("Reply-To", "", wire_address(source.reply_to)))
+        fields.append(mailbox("Reply-To", source.reply_to_name, wire_address(source.reply_to)))
     if list_id is not None:
         fields.append(mailbox("List-Id", list_id["name"] or "", list_id["id"]))
     if source.feedback_id:
@@ -204,7 +204,7 @@ def _head(source: MessageSource, list_id: re.Match[str] | None, fixed: dict[str,
         fields.append(b"Auto-Submitted: auto-generated\r\n")
     else:
         fields.append(b"Precedence: bulk\r\n")
-    fields += [unstructured(name, collapsed(value)) for name, value in fixed.items()]
+    fields += [unstructured(name, value) for name, given in fixed.items() if (value := collapsed(given))]
     return b"".join([*fields, b"MIME-Version: 1.0\r\n"])
 
 

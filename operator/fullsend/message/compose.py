@@ -12,11 +12,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote
+
+import idna
 
 from fullsend.errors import RenderError
 from fullsend.message.compiled import CompiledMessage
@@ -59,6 +62,16 @@ class Rendered:
     subject: str
     text: str
     html: str
+
+
+def uri(link: str) -> str:
+    """A link as it must be written in ASCII (RFC 3987 section 3.1): the host in A-labels, the rest percent-encoded."""
+    scheme, separator, rest = link.partition("://")
+    host, slash, path = rest.partition("/")
+    if separator and not host.isascii():
+        with suppress(idna.IDNAError):
+            link = f"{scheme}://{idna.encode(host, uts46=True).decode('ascii')}{slash}{path}"
+    return _NOT_IN_LINKS.sub(lambda match: quote(match[0], safe="", errors="replace"), link)
 
 
 class _Escaped(str):
@@ -121,7 +134,8 @@ class Composer:
             if compiled.one_click:
                 out.append(b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n")
         for name, part in self._headers:
-            out.append(unstructured(name, self._header_value(part, values)))
+            if value := self._header_value(part, values):
+                out.append(unstructured(name, value))
         bodies = self._bodies(values)
         out.append(compiled.segments[0])
         for hole, segment in zip(compiled.parts, compiled.segments[1:], strict=True):
@@ -157,10 +171,8 @@ class Composer:
 
     def _link(self, part: Part, values: dict[str, Any]) -> str:
         link = part.text(values).strip()
-        if not _LINK(link):
-            link = _NOT_IN_LINKS.sub(lambda match: quote(match[0], safe="", errors="replace"), link)
-            if not _LINK(link):
-                raise RenderError(f"{part.name}: {link!r} is not a link")
+        if not _LINK(link) and not _LINK(link := uri(link)):
+            raise RenderError(f"{part.name}: {link!r} is not a link")
         if len(link) > LONGEST_LINE - 40:
             raise RenderError(f"{part.name}: the link has more than {LONGEST_LINE - 40} characters")
         if self._compiled.one_click and part is self._url and not link.startswith("https://"):

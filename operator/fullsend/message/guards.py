@@ -35,7 +35,9 @@ MAX_WIDTH = 10_000
 MAX_BITS = 4_096
 """Bits in an integer."""
 
-_WIDE = re.compile(r"\d{5}")
+_WIDE_PERCENT = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:[0-9]{5}|\*)")
+_WIDE_BRACES = re.compile(r"\{[^{}]*(?::[^{}]*[0-9]{5}|\{)")
+_WIDTH = re.compile(r"[0-9]{1,4}")
 
 
 class Budget:
@@ -121,14 +123,11 @@ def check_operator(operator: str, left: Any, right: Any) -> None:
 
 def check_format(pattern: str, values: Iterable[Any], mark: str) -> None:
     """Refuse format strings with huge widths, widths taken from values, or many copies of a long value."""
-    if _WIDE.search(pattern):
-        raise RenderError("a format width or precision of more than four digits")
-    if mark == "%" and "*" in pattern:
-        raise RenderError("a format width taken from a value")
-    if mark == "{" and re.search(r"\{[^{}]*\{", pattern.replace("{{", "")):
-        raise RenderError("a format width taken from a value")
+    if _WIDE_PERCENT.search(pattern) if mark == "%" else _WIDE_BRACES.search(pattern.replace("{{", "")):
+        raise RenderError("a format width of more than four digits, or taken from a value")
     longest = max((_size(value) for value in values), default=0)
-    if len(pattern) + pattern.count(mark) * (longest + 20) > MAX_TEXT:
+    widths = sum(map(int, _WIDTH.findall(pattern)))
+    if len(pattern) + pattern.count(mark) * longest + widths > MAX_TEXT:
         raise _too_long("formatting")
 
 
@@ -168,17 +167,14 @@ def _text_method(name: str, text: str, args: tuple[Any, ...]) -> tuple[Any, ...]
     match name:
         case "center" | "ljust" | "rjust" | "zfill":
             check_width(*args)
-        case "expandtabs":
-            check_width(*args)
-            check_replace(text, "\t", " " * (args[0] if args and isinstance(args[0], int) else 8))
         case "replace" if len(args) >= 2 and isinstance(args[0], str) and isinstance(args[1], str):
             check_replace(text, args[0], args[1])
         case "join" if args:
             items = list(args[0])
             check_join(text, items)
             return (items, *args[1:])
-        case "translate":
-            raise RenderError("str.translate is not available in templates")
+        case "encode" | "translate":
+            raise RenderError(f"str.{name} is not available in templates")
     return args
 
 
@@ -186,11 +182,12 @@ def check_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """The arguments for a call from a template, checked where the function can make much out of little."""
     owner = getattr(function, "__self__", None)
     name = getattr(function, "__name__", "")
-    if isinstance(owner, str):
-        if name in ("format", "format_map"):
-            check_format(owner, [*args, *kwargs.values()], "{")
-            return args
-        return _text_method(name, owner, (*args, *kwargs.values()) if name == "expandtabs" else args)
+    if isinstance(owner, str) and name == "expandtabs":
+        size = next(iter([*args, *kwargs.values()]), 8)
+        check_width(size)
+        check_replace(owner, "\t", " " * size if isinstance(size, int) else "")
+    elif isinstance(owner, str):
+        return _text_method(name, owner, args)
     if isinstance(owner, int) and name == "to_bytes":
         raise RenderError("int.to_bytes is not available in templates")
     return args

@@ -19,6 +19,8 @@ from fullsend.message.encoding import to_utf8
 LINE = 76
 """RFC 2047 section 2: the longest line that holds an encoded word. RFC 5322 recommends 78 for the others."""
 LONGEST_LINE = 998
+LONGEST_ADDRESS = 320
+"""64 for the local part, 255 for the domain (RFC 5321 section 4.5.3.1)."""
 LONGEST_VALUE = 10_000
 """The longest header value; far above what any reader shows, far below what relays take."""
 
@@ -41,19 +43,19 @@ FIELD_NAME = re.compile(r"[!-9;-~]{1,76}").fullmatch
 
 def collapsed(value: str) -> str:
     """The value as one line: runs of white space and control characters become a single space, none at the ends.
-    Non-breaking and ideographic spaces are text and stay."""
+    Non-breaking and ideographic spaces are text and stay; a lone surrogate becomes U+FFFD."""
+    if not value.isascii():
+        value = to_utf8(value).decode()
     return _BLANKS.sub(" ", value).strip(" ")
 
 
 def unstructured(name: str, value: str) -> bytes:
-    """A whole field, ``Name: value`` CRLF, for free text such as a subject. ``value`` must be ``collapsed``."""
+    """A whole field, ``Name: value`` CRLF, for free text such as a subject. ``value`` is ``collapsed`` and not empty."""
     if _PLAIN(value):
         if len(name) + 2 + len(value) <= LINE:
             return f"{name}: {value}\r\n".encode("ascii")
         if (folded := _folded(name, value)) is not None:
             return folded
-    elif not value:
-        return f"{name}:\r\n".encode("ascii")
     return _encoded_words(f"{name}: ", value) + b"\r\n"
 
 
@@ -67,9 +69,7 @@ def mailbox(name: str, display_name: str, address: str) -> bytes:
         if not _ATOMS(display_name):
             escaped = display_name.replace("\\", "\\\\").replace('"', '\\"')
             phrase = f'"{escaped}"'
-        first = f"{name}: {phrase}".encode()
-        if len(first) > LINE:
-            first = _encoded_words(f"{name}: ", display_name)
+        first = (_folded(name, phrase) or _encoded_words(f"{name}: ", display_name)).removesuffix(b"\r\n")
     else:
         first = _encoded_words(f"{name}: ", display_name)
     last_line = len(first) - (first.rfind(b"\n") + 1)
@@ -82,10 +82,12 @@ def wire_address(address: str) -> str:
 
     Raises RenderError for what cannot be put into a header or an envelope without changing its meaning.
     """
+    if len(address) > LONGEST_ADDRESS:
+        raise RenderError(f"{address[:40]!r}... is too long for an e-mail address")
     if _PLAIN_ADDRESS(address):
         return address
     local, at, domain = address.rpartition("@")
-    if not (at and (_LOCAL_PART(local) or _UTF8_LOCAL_PART(local))):
+    if not (at and (_LOCAL_PART(local) or (_UTF8_LOCAL_PART(local) and local.isprintable()))):
         raise RenderError(f"{address!r} is not an e-mail address")
     if not domain.isascii():
         try:

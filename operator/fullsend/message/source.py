@@ -37,6 +37,7 @@ class MessageSource:
     subject: str
     from_name: str = ""
     reply_to: str = ""
+    reply_to_name: str = ""
     text: str = ""
     html: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)

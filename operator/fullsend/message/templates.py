@@ -23,6 +23,7 @@ from fullsend.message.guards import (
     MAX_TEXT,
     Budget,
     check_call,
+    check_format,
     check_operator,
     limited_filters,
     limited_range,
@@ -85,6 +86,18 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         __self.budget.step(__self.macro_text)
         args = check_call(__obj, args, kwargs)
         return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """``str.format``, sandboxed by jinja2, checked here."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        def checked(*args: Any, **kwargs: Any) -> str:
+            check_format(value.__self__, [*args, *kwargs.values()], "{")
+            return wrapped(*args, **kwargs)
+
+        return checked
 
     def concatenate(self, context: Context, values: tuple[Any, ...]) -> str:
         """What ``a ~ b`` prints."""
