@@ -211,7 +211,7 @@ def halt(
     return BreakerView(
         state=BreakerState.HALTED,
         failures=view.failures + 1,
-        connections=0,
+        connections=1,
         reason=reason,
         message=message,
         since=now,
@@ -305,7 +305,7 @@ def _halt_until_probe(
     return BreakerView(
         state=BreakerState.HALTED,
         failures=view.failures + 1,
-        connections=0,
+        connections=1,  # what it goes on with: shares are counted from it once the probe time has come
         reason=reason,
         message=message,
         since=now,

@@ -37,7 +37,9 @@ def control_for(resolved: ResolvedCampaign) -> Control:
     return Control(
         start_at=spec.schedule.start_at,
         deadline=spec.schedule.deadline,
-        relay=relay_control(transport.name, transport.spec, return_path=resolved.message.return_path or ""),
+        relay=relay_control(
+            transport.name, transport.spec, return_path=resolved.message.return_path or resolved.message.from_.address
+        ),
         retry=retry_control(spec.retry),
         rates=_rates(spec.limits.rates),
         max_rejected=parse_percent(spec.failure_policy.max_rejected),
@@ -45,7 +47,7 @@ def control_for(resolved: ResolvedCampaign) -> Control:
     )
 
 
-def relay_control(name: str, transport: MailTransportSpec, *, return_path: str = "") -> RelayControl:
+def relay_control(name: str, transport: MailTransportSpec, *, return_path: str) -> RelayControl:
     smtp, limits = transport.smtp, transport.limits
     return RelayControl(
         name=name,

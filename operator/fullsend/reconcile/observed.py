@@ -145,6 +145,8 @@ class Observed:
     ``conflict`` lists the differences when the key holds other content. ``previous`` is the status last written: its
     revision and its conditions are all that is taken from it. It must have been read before ``view``: the ledger's
     revision only grows, so an older status never makes a healthy ledger look as if it had gone back.
+    ``seen_revision`` is that of this process's last decision (0 after a start): a status is written at most every few
+    seconds, and a failover may lose less than that.
     """
 
     us: Claimant
@@ -154,10 +156,11 @@ class Observed:
     jobs: tuple[JobView, ...] = ()
     previous: CampaignStatus = field(default_factory=CampaignStatus)
     sample: Sample | None = None
+    seen_revision: int = 0
 
     @property
     def remembered_revision(self) -> int:
-        return self.previous.revision
+        return max(self.previous.revision, self.seen_revision)
 
     @property
     def ours(self) -> bool:

@@ -45,7 +45,10 @@ def sendable(desired: Desired, view: LedgerView) -> int:
     """Rows nobody holds that may be sent now (due ones are counted up to 10,000 by the ledger)."""
     pending = view.counts[DeliveryState.PENDING]
     if desired.fresh_limit is not None:
-        tried = eligible(view.counts) - pending
+        # The ledger's first N are the first N that were eligible at the seal, whatever became of them since.
+        sealed = view.plan
+        unfit = sealed.suppressed + sealed.invalid if sealed is not None else 0
+        tried = view.counts.total - unfit - pending
         pending = max(0, min(pending, desired.fresh_limit - tried))
     return pending + view.due_now
 
