@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Awaitable
@@ -51,7 +52,7 @@ async def connect(settings: RelaySettings, memory: RelayMemory | None = None) ->
         )
     except ValueError as error:
         sock.close()
-        raise RelayError("ehlo", f"smtp.heloName {settings.helo_name!r} can't be used: {error}") from error
+        raise RelayError("ehlo", f"{relay}: smtp.heloName {settings.helo_name!r} can't be used: {error}") from error
     handshake = _Handshake(settings, client, relay)
     try:
         await handshake.greet()
@@ -97,7 +98,7 @@ async def _open(settings: RelaySettings) -> tuple[socket.socket, str]:
         except TimeoutError:
             failures.append(f"{address[0]} did not answer within {settings.timeouts.connect / len(found):g} s")
         except OSError as error:
-            failures.append(f"{address[0]}: {error.strerror or error}")
+            failures.append(f"{address[0]}: {os.strerror(error.errno) if error.errno else error}")
         except BaseException:
             sock.close()
             raise
