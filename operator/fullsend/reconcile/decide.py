@@ -25,7 +25,8 @@ precedence); this table says what may happen in it. Actions are listed in the or
     TransportTrouble, Sending    yes    reopen, WriteControl, EnsureSenders  something may be sent now, delay over
 
     conclude  Prove, and at a later look Finish. Prove: nothing open, no session (live or not), no plan running.
-              Finish: a proof that holds, of these very counts, not older than the last settled row or PROOF_FRESH.
+              Finish: a proof of these very counts, not older than the last settled row or PROOF_FRESH, that holds
+              (a cancelled or never planned campaign may end without agreement; it is not called complete).
     reopen    RequestReopen (once an id), CarryOutReopen: not cancelled, deadline ahead, references resolved.
     EndRows   only rows that no session holds; the others are given back, recorded or swept first.
 
@@ -42,7 +43,7 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from fullsend.ledger.control import Control
-from fullsend.ledger.view import BreakerState, LedgerView, Phase
+from fullsend.ledger.view import BreakerState, LedgerView, Phase, Proof
 from fullsend.reconcile import breaker, progress, senders
 from fullsend.reconcile.actions import (
     AcknowledgeHalt,
@@ -264,24 +265,25 @@ def _reopen(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Actio
 
 def _conclude(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Action]:
     """Prove, then (at the next look) Finish. A reopen in between changes the counts and is proved anew."""
-    if view.counts.open or view.sessions or senders.planning_runs(view, now):
+    if view.counts.open or view.sessions or (view.phase is Phase.SENDING and senders.planning_runs(view, now)):
         return
+    phase = finish_phase(desired, view)
+    # A cancelled campaign, or one that was never planned, claims nothing that a contradiction could make untrue.
+    must_hold = phase is not Phase.CANCELLED and view.phase is Phase.SENDING
     proof = view.proof
-    current = proof is not None and proof.counts == view.counts and not _settled_since(view)
-    if proof is not None and current:
-        if proof.holds and now - proof.at <= PROOF_FRESH:
-            yield Finish(finish_phase(desired, view))
+    if proof is not None and proof.counts == view.counts and not _settled_since(view, proof):
+        if (proof.holds or not must_hold) and now - proof.at <= PROOF_FRESH:
+            yield Finish(phase)
             return
-        if not proof.holds and now - proof.at < REPROVE:
+        if must_hold and not proof.holds and now - proof.at < REPROVE:
             return
     yield Prove()
 
 
-def _settled_since(view: LedgerView) -> bool:
+def _settled_since(view: LedgerView, proof: Proof) -> bool:
     """Something happened after the proof that its counts need not show."""
-    assert view.proof is not None
     reopened = view.reopen.done_at if view.reopen is not None else None
-    return any(moment is not None and moment > view.proof.at for moment in (view.last_settled_at, reopened))
+    return any(moment is not None and moment > proof.at for moment in (view.last_settled_at, reopened))
 
 
 def _events(previous: CampaignStatus, status: CampaignStatus, situation: Situation) -> Iterator[Emit]:

@@ -265,9 +265,9 @@ def test_cancelling_what_is_already_delivered_completes_it() -> None:
 
 def test_cancelling_before_the_plan_ends_the_plan_and_the_campaign() -> None:
     running = replace(registered(), plan=sealed(state=PlanState.RUNNING, heartbeat_at=ago(seconds=1)))
-    assert kinds(look(wish(cancel=True), world(running, jobs=(job(1, kind="plan"),)))) == ["StopPlan"]
+    assert kinds(look(wish(cancel=True), world(running, jobs=(job(1, kind="plan"),)))) == ["StopPlan", "Prove"]
     assert kinds(look(wish(cancel=True), world(registered()))) == ["Prove"]
-    proved = replace(registered(), proof=proof_of(registered()))
+    proved = replace(registered(), proof=proof_of(registered(), holds=False))  # there is no seal it could agree with
     assert of_kind(look(wish(cancel=True), world(proved)), Finish) == Finish(Phase.CANCELLED)
 
 
@@ -285,7 +285,9 @@ def test_a_campaign_that_could_never_be_planned_fails_at_its_deadline() -> None:
     failed = replace(registered(), plan=sealed(state=PlanState.FAILED))
     late = wish(deadline=ago(seconds=1))
     assert kinds(look(late, world(failed))) == ["Prove"]
-    assert of_kind(look(late, world(replace(failed, proof=proof_of(failed)))), Finish) == Finish(Phase.FAILED)
+    assert of_kind(look(late, world(replace(failed, proof=proof_of(failed, holds=False)))), Finish) == Finish(
+        Phase.FAILED
+    )
     # Not yet tried: it is planned, so that whoever was missed has a name.
     assert kinds(look(late, world(registered()))) == ["StartPlan"]
 
