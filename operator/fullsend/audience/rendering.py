@@ -17,11 +17,10 @@ from fullsend.audience.sources.base import Mounts
 from fullsend.errors import SourceError
 from fullsend.message.compiled import CompiledMessage
 from fullsend.message.compose import Recipient
+from fullsend.message.declared import source_from_content
 from fullsend.message.limits import check_limited, compile_limited
-from fullsend.message.source import Attachment, MessageSource
+from fullsend.message.source import MessageSource
 from fullsend.resources.fingerprint import FrozenContent
-from fullsend.resources.models import Attachment as AttachmentSpec
-from fullsend.resources.template import decode_base64
 
 EXAMPLES: Final = 5
 
@@ -37,8 +36,7 @@ class RenderCheck:
 
 async def compile_content(content: FrozenContent, campaign_name: str, mounts: Mounts) -> CompiledMessage:
     """Raises InvalidInput with every problem of the message, and SourceError for an attachment that isn't there."""
-    source = await asyncio.to_thread(message_source, content, campaign_name, mounts)
-    return await asyncio.to_thread(compile_limited, source)
+    return await asyncio.to_thread(lambda: compile_limited(_source(content, campaign_name, mounts)))
 
 
 async def check(compiled: CompiledMessage, sample: Sequence[Candidate]) -> RenderCheck:
@@ -51,35 +49,14 @@ async def check(compiled: CompiledMessage, sample: Sequence[Candidate]) -> Rende
     return RenderCheck(len(sample), len(failures), examples)
 
 
-def message_source(content: FrozenContent, campaign_name: str, mounts: Mounts) -> MessageSource:
-    """The message as the compiler takes it, with its attachments read."""
-    message, way_out = content.message, content.unsubscribe
-    return MessageSource(
-        campaign=campaign_name,
-        class_=content.class_.value,
-        from_address=message.from_.address,
-        from_name=message.from_.name or "",
-        reply_to=message.reply_to.address if message.reply_to else "",
-        subject=message.subject,
-        text=message.text or "",
-        html=message.html or "",
-        headers=message.headers,
-        attachments=tuple(_attachment(each, mounts) for each in message.attachments),
-        feedback_id=message.feedback_id or "",
-        list_id=(way_out.list_id or "") if way_out else "",
-        unsubscribe_url=way_out.url if way_out else "",
-        unsubscribe_mailto=(way_out.mailto or "") if way_out else "",
-        one_click=way_out.one_click if way_out else False,
-    )
-
-
-def _attachment(spec: AttachmentSpec, mounts: Mounts) -> Attachment:
-    if spec.config_map_key_ref is not None:
-        path = mounts.config(spec.config_map_key_ref.name, spec.config_map_key_ref.key)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise SourceError("AttachmentUnreadable", f"attachment {spec.name}: {error.strerror}") from error
-    else:
-        data = decode_base64(spec.data or "") or b""
-    return Attachment(spec.name, spec.content_type, data, spec.inline, spec.content_id or "")
+def _source(content: FrozenContent, campaign_name: str, mounts: Mounts) -> MessageSource:
+    """The message as the compiler takes it, with the attachments that ConfigMaps hold."""
+    attachments: dict[str, bytes] = {}
+    for each in content.message.attachments:
+        if each.config_map_key_ref is not None:
+            path = mounts.config(each.config_map_key_ref.name, each.config_map_key_ref.key)
+            try:
+                attachments[each.name] = path.read_bytes()
+            except OSError as error:
+                raise SourceError("AttachmentUnreadable", f"attachment {each.name}: {error.strerror}") from error
+    return source_from_content(content, campaign_name, attachments)

@@ -8,10 +8,9 @@ import unicodedata
 
 import pytest
 from email_validator import EmailNotValidError, validate_email
+from fullsend.audience.identity import InvalidAddress, fold_local_part, is_role_address, normalise
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-
-from fullsend.audience.identity import InvalidAddress, fold_local_part, is_role_address, normalise
 
 ATOM = string.ascii_letters + string.digits + "!#$%&'*+/=?^_`{|}~-"
 LABEL = st.text(string.ascii_letters + string.digits + "-", min_size=1, max_size=12)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import itertools
 
+import pytest
 from fullsend.audience.sample import Sample
 from fullsend.audience.spool import IdentitySpool
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def sampled(rows: int, first: int, total: int) -> list[int]:
@@ -28,7 +29,7 @@ def test_the_sample_is_bounded_ordered_and_holds_the_first(rows: int, first: int
 @given(st.integers(100, 20_000))
 def test_the_spread_reaches_the_end_in_even_steps(rows: int) -> None:
     spread = sampled(rows, 20, 60)[20:]
-    steps = {later - earlier for earlier, later in zip(spread, spread[1:], strict=False)}
+    steps = {later - earlier for earlier, later in itertools.pairwise(spread)}
     assert len(steps) == 1
     assert rows - spread[-1] <= max(steps)
     assert len(spread) >= 20
