@@ -1,0 +1,59 @@
+"""The ledger's SQL, by name: every statement lives in ``queries/*.sql`` and is loaded once.
+
+A query begins with a line ``-- name --`` followed by one comment line that says what it does. Comments and layout are
+stripped when loading, because psycopg caches the parsed form of a statement only up to 4,096 characters, and parsing
+the flush anew at every call costs more than sending it.
+
+Invariant: names are unique over all files, and every query has a description.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+_HEAD: Final = re.compile(r"^-- ([a-z0-9_]+) --$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedQuery:
+    name: str
+    description: str
+    sql: bytes  # bytes: psycopg takes them as they are, and a type checker knows they were not built from input
+
+
+def parse_queries(text: str) -> Mapping[str, NamedQuery]:
+    """The queries of one file. Raises ValueError where a name is repeated or a description is missing."""
+    pieces = _HEAD.split(text)[1:]
+    queries: dict[str, NamedQuery] = {}
+    for name, body in zip(pieces[::2], pieces[1::2], strict=True):
+        lines = body.strip().splitlines()
+        if not lines or not lines[0].startswith("-- "):
+            raise ValueError(f"query {name} has no description")
+        if name in queries:
+            raise ValueError(f"query {name} is defined twice")
+        code = " ".join(" ".join(line.split("--", 1)[0] for line in lines).split())
+        queries[name] = NamedQuery(name, lines[0][3:], code.rstrip(";").encode())
+    return queries
+
+
+def _load() -> Mapping[str, NamedQuery]:
+    found: dict[str, NamedQuery] = {}
+    for file in sorted(files("fullsend.ledger").joinpath("queries").iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".sql"):
+            for name, query in parse_queries(file.read_text("utf-8")).items():
+                if name in found:
+                    raise ValueError(f"query {name} is defined twice ({file.name})")
+                found[name] = query
+    return found
+
+
+QUERIES: Final[Mapping[str, NamedQuery]] = _load()
+
+
+def query(name: str) -> bytes:
+    """The SQL of a named query."""
+    return QUERIES[name].sql

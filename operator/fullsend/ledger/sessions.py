@@ -1,0 +1,207 @@
+"""A sender's session: its identity in the ledger, the rows in its hands, and the grants it works within.
+
+Invariants: every write of a session first locks the session's row and finds it live, in the same transaction; fencing
+takes the same lock first, so whatever a fence ended stays ended. A claim is given back, armed or settled: no row is
+left in the hands of a session that has ended. Claims never skip a row for good: a fresh row that was locked at the
+moment is found again from a lower mark, a row given back becomes due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from psycopg.rows import TupleRow
+
+from fullsend.errors import SessionFenced
+from fullsend.ledger.database import Database, unknown_campaign, utc, utc_or_none
+from fullsend.ledger.flush import Arm, Flushed, Record, flush
+from fullsend.ledger.mapping import breaker_of, counts_of
+from fullsend.ledger.sweeps import SweepResult, close_session, fence, sweep
+from fullsend.ledger.view import BreakerView, Counts, Phase
+from fullsend.states import CampaignId, DeliveryState, Seq, SessionId
+
+__all__ = [
+    "SESSION_LEASE_SECONDS",
+    "Arm",
+    "Claimed",
+    "Flushed",
+    "Granted",
+    "Heartbeat",
+    "OpenedSession",
+    "Record",
+    "SweepResult",
+    "claim_due",
+    "claim_fresh",
+    "close_session",
+    "fence",
+    "flush",
+    "give_back",
+    "grant",
+    "heartbeat",
+    "held",
+    "open_session",
+    "sweep",
+]
+
+SESSION_LEASE_SECONDS: Final = 60.0
+"""How long a silent session keeps its rows. Longer than a lost connection takes to be noticed and opened again (25 s,
+see ``database``), short enough that the rows of a dead sender wait little."""
+
+_NO_BOUND: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSession:
+    id: SessionId
+    campaign: CampaignId
+    tenant: int
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a sender obeys until its next heart-beat. ``live`` False: the session was fenced. ``rank`` is this
+    session's place, from 0, among the campaign's ``live_sessions`` by age: what is shared out is shared by it."""
+
+    live: bool
+    phase: Phase
+    control: Mapping[str, Any]
+    control_revision: int
+    breaker: BreakerView
+    now: datetime
+    counts: Counts
+    live_sessions: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A row in this session's hands. ``attempts`` counts arms, ``charges`` the failures that were the recipient's own,
+    the first of which was at ``charged_since``."""
+
+    seq: Seq
+    address: str
+    identity_hash: bytes
+    variables: str
+    token: str
+    domain: str
+    attempts: int
+    unknowns: int
+    charges: int
+    charged_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """``messages`` may be armed; where it is fewer than wanted, ask again after ``retry_after`` seconds."""
+
+    messages: int
+    retry_after: float
+
+
+async def open_session(
+    db: Database, campaign: CampaignId, *, wave: int, holder: str, connections: int
+) -> OpenedSession | None:
+    """A new session; None where the campaign is not sending."""
+    row = await db.fetch_one(
+        "open_session", {"campaign": campaign, "wave": wave, "holder": holder, "connections": connections}
+    )
+    if row is None:
+        return None
+    return OpenedSession(SessionId(row["id"]), campaign, row["tenant_id"], SESSION_LEASE_SECONDS)
+
+
+async def heartbeat(db: Database, session: OpenedSession, *, connections: int | None = None) -> Heartbeat:
+    """Extends the lease and tells what to obey. ``connections``: how many the session has open, where that changed."""
+    _, rows = await db.unit(
+        ("heartbeat_session", {"session": session.id, "connections": connections}),
+        ("session_sees", {"session": session.id}),
+    )
+    if not rows:
+        raise unknown_campaign(session.campaign)
+    live, phase, control, control_revision, breaker, now, live_sessions, rank, counts = rows[0]
+    return Heartbeat(
+        live=live,
+        phase=Phase(phase),
+        control=control,
+        control_revision=control_revision,
+        breaker=breaker_of(breaker),
+        now=utc(now),
+        counts=counts_of(counts),
+        live_sessions=live_sessions,
+        rank=rank,
+    )
+
+
+async def claim_fresh(
+    db: Database, session: OpenedSession, *, after: Seq, limit: int, fresh_limit: int | None
+) -> list[Claimed]:
+    """The next pending rows beyond ``after``, in order; rows that others have locked are skipped.
+
+    ``fresh_limit`` bounds them to the first N eligible recipients of the sealed plans. Empty does not mean done.
+    Raises SessionFenced.
+    """
+    bound = _NO_BOUND if fresh_limit is None else await _fresh_bound(db, session.campaign, fresh_limit)
+    return await _claim(db, "claim_fresh", session, {"after": after, "limit": limit, "bound": bound})
+
+
+async def claim_due(db: Database, session: OpenedSession, *, limit: int) -> list[Claimed]:
+    """Deferred and unknown rows whose time has come, oldest first. Raises SessionFenced."""
+    return await _claim(db, "claim_due", session, {"limit": limit})
+
+
+async def _claim(db: Database, name: str, session: OpenedSession, params: Mapping[str, Any]) -> list[Claimed]:
+    key = {"session": session.id, "campaign": session.campaign, "tenant": session.tenant}
+    lock, rows = await db.unit(("lock_session", key), (name, {**key, **params}))
+    if lock != [(True,)]:
+        raise SessionFenced(f"Session {session.id} was fenced: nothing more may be claimed or armed under it.")
+    return [_claimed(row) for row in rows]
+
+
+def _claimed(row: TupleRow) -> Claimed:
+    *known, charged_since = row
+    return Claimed(*known, utc_or_none(charged_since))
+
+
+async def _fresh_bound(db: Database, campaign: CampaignId, first: int) -> int:
+    """The seq of the ``first``-th eligible recipient. Sealed rows never change, so it is looked up once; where there
+    are not that many, a later plan may still add them."""
+    if first <= 0:
+        return 0
+    known = db.fresh_bounds.get((campaign, first))
+    if known is not None:
+        return known
+    [[(sealed_seq,)]] = await db.unit(("sealed_seq", {"campaign": campaign}))
+    row = await db.fetch_one("fresh_bound", {"campaign": campaign, "sealed_seq": sealed_seq, "skip": first - 1})
+    if row is None:
+        return int(sealed_seq)
+    db.fresh_bounds[(campaign, first)] = row["seq"]
+    return int(row["seq"])
+
+
+async def give_back(db: Database, session: OpenedSession, seqs: Sequence[Seq]) -> int:
+    """Claimed rows that will not be armed after all: due now, uncharged. Rows that are not in this session's hands are
+    left alone. Returns how many were given back. Raises SessionFenced."""
+    key = {"session": session.id, "campaign": session.campaign, "tenant": session.tenant}
+    lock, rows = await db.unit(("lock_session", key), ("give_back", {**key, "seqs": list(seqs)}))
+    if lock != [(True,)]:
+        raise SessionFenced(f"Session {session.id} was fenced: others have its rows.")
+    return int(rows[0][0])
+
+
+async def held(db: Database, session: OpenedSession) -> list[tuple[Seq, DeliveryState]]:
+    """What the session holds as the ledger has it: after a lost connection, whether a commit happened."""
+    rows = await db.fetch("held_rows", {"session": session.id})
+    return [(Seq(row["seq"]), DeliveryState(row["state"])) for row in rows]
+
+
+async def grant(db: Database, session: OpenedSession, want: int) -> Granted:
+    """Up to ``want`` more messages within the campaign's, the transport's and the pool's rates. They belong to the
+    session and are spent when it arms. Raises SessionFenced."""
+    row = await db.fetch_one("grant_tokens", {"session": session.id, "want": want})
+    if row is None or not row["live"]:
+        raise SessionFenced(f"Session {session.id} was fenced: nothing more is granted to it.")
+    return Granted(row["granted"], row["retry_after"])

@@ -1,0 +1,114 @@
+"""A database role for each tenant (namespace), so that row-level security keeps tenants apart.
+
+The planners and senders of a namespace log in as its role; the policies of the schema show it the rows of its tenant
+and the grants below let it do what a planner and a sender do, no more. Its password is derived from the installation's
+secret, so that handing the DSN out again changes nothing for senders already running.
+
+The fallback: where this connection may not create roles (a managed database, a hand-made owner without CREATEROLE), or
+where the new role cannot log in (a pooler with a fixed list of users), ``tenant_dsn`` gives the DSN it was called with.
+Tenants then share the owner's rights and are kept apart by the program alone; ``TenantAccess.isolated`` says so, for
+the shells to show it. See docs/decisions/ledger-roles.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from fullsend.ledger.database import Connection, Database, translated, with_defaults
+from fullsend.ledger.named import query
+
+_GRANTS: Final = (
+    "GRANT USAGE ON SCHEMA fullsend TO {role}",
+    "GRANT SELECT ON fullsend.meta, fullsend.tenant, fullsend.campaign, fullsend.plan, fullsend.recipient, "
+    "fullsend.delivery, fullsend.attempt, fullsend.session, fullsend.counter, fullsend.list, fullsend.member, "
+    "fullsend.suppression, fullsend.reopen_request TO {role}",
+    "GRANT SELECT (id, hash_key) ON fullsend.installation TO {role}",
+    # The planner: rows of an unsealed plan, and the seal.
+    "GRANT INSERT, UPDATE ON fullsend.plan TO {role}",
+    "GRANT INSERT, DELETE, UPDATE (eligible) ON fullsend.recipient TO {role}",
+    "GRANT INSERT, UPDATE, DELETE ON fullsend.delivery TO {role}",
+    "GRANT UPDATE (phase, compiled, sealed_seq, list_ids, breaker, revision) ON fullsend.campaign TO {role}",
+    # The sender: its session, its counters, the history, and mailboxes that refuse.
+    "GRANT INSERT, UPDATE ON fullsend.attempt TO {role}",
+    "GRANT INSERT, UPDATE ON fullsend.session TO {role}",
+    "GRANT INSERT, UPDATE, DELETE ON fullsend.counter TO {role}",
+    "GRANT INSERT ON fullsend.suppression TO {role}",
+    "GRANT EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, integer), fullsend.return_tokens(bigint) TO {role}",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantAccess:
+    """How a tenant's processes log in. ``isolated`` False: no role could be made, the DSN is the owner's."""
+
+    dsn: str = field(repr=False)
+    role: str
+    isolated: bool
+
+
+async def tenant_dsn(dsn: str, tenant: str) -> str:
+    """The DSN of a tenant's own role, or ``dsn`` where there cannot be one."""
+    return (await tenant_access(dsn, tenant)).dsn
+
+
+async def tenant_access(dsn: str, tenant: str) -> TenantAccess:
+    """Makes or finds the tenant's role, brings its grants up to date, and checks that it can log in."""
+    db = await Database.open(dsn, application="fullsend-tenants")
+    try:
+        row = await db.fetch_one("tenant_secrets")
+        assert row is not None
+        role = role_name(str(row["id"]), tenant)
+        password = hmac.new(row["role_key"], role.encode(), hashlib.sha256).hexdigest()
+        try:
+            await db.transaction(lambda connection: _make_role(connection, role, password, tenant))
+        except Exception as error:
+            if isinstance(error.__cause__, pg.InsufficientPrivilege):
+                return TenantAccess(dsn, "", isolated=False)
+            raise
+    finally:
+        await db.close()
+    theirs = make_conninfo(dsn, user=role, password=password)
+    if await _can_log_in(theirs):
+        return TenantAccess(theirs, role, isolated=True)
+    return TenantAccess(dsn, "", isolated=False)
+
+
+def role_name(installation: str, tenant: str) -> str:
+    """Roles belong to the whole cluster, so the name carries the installation; 63 bytes at most, unique by a hash."""
+    digest = hashlib.sha256(tenant.encode()).hexdigest()[:8]
+    readable = re.sub(r"[^a-z0-9_]", "_", tenant.lower())[:32]
+    return f"fullsend_{installation[:8]}_{readable}_{digest}"
+
+
+async def _make_role(connection: Connection, role: str, password: str, tenant: str) -> None:
+    await connection.execute(query("ensure_tenant"), {"tenant": tenant})
+    cursor = await connection.execute(query("role_exists"), {"role": role})
+    verb = "ALTER" if await cursor.fetchone() == (True,) else "CREATE"
+    name = sql.Identifier(role)
+    await connection.execute(
+        sql.SQL("{verb} ROLE {role} LOGIN PASSWORD {password}").format(
+            verb=sql.SQL(verb), role=name, password=sql.Literal(password)
+        )
+    )
+    for grant in _GRANTS:
+        await connection.execute(sql.SQL(grant).format(role=name))
+    await connection.execute(query("name_tenant_role"), {"role": role, "tenant": tenant})
+
+
+async def _can_log_in(dsn: str) -> bool:
+    try:
+        async with translated():
+            connection = await psycopg.AsyncConnection.connect(with_defaults(dsn, "fullsend-tenants"))
+            await connection.close()
+    except Exception:
+        return False
+    return True
