@@ -38,9 +38,9 @@ class RelayControl(_Frozen):
     server_name: str = ""  # for certificate checks, when it differs from host
     helo_name: str = ""
     auth_mechanism: str = ""  # "" (best offered) | PLAIN | LOGIN | CRAM-MD5
-    connections: int = 8  # per sender
+    connections: int = 8  # of all senders of the campaign together
     messages_per_connection: int = 0  # 0: no limit
-    return_path: str = ""  # the reverse-path; "" means the From address
+    return_path: str = ""  # the reverse-path; "" is the null one
     verp: bool = False
     connect_timeout: float = 30.0
     reply_timeout: float = 300.0  # RFC 5321 section 4.5.3.2

@@ -1,0 +1,112 @@
+"""What a person sees while campaigns run: a bar each on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fullsend.local.campaign import LocalCampaign
+from fullsend.states import DeliveryState
+
+LINE_EVERY = 5.0
+"""Seconds between lines where there is no terminal (CI logs, a pipe)."""
+
+_S = DeliveryState
+
+
+class Display(Protocol):
+    def show(self, campaigns: Sequence[LocalCampaign]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    """For ``--output json``: standard output belongs to the result."""
+
+    def show(self, campaigns: Sequence[LocalCampaign]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Bars:
+    """A live progress bar a campaign; events scroll by above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._progress.start()
+
+    def show(self, campaigns: Sequence[LocalCampaign]) -> None:
+        for campaign in campaigns:
+            _print_events(self._console, campaign)
+            if campaign.name not in self._tasks:
+                self._tasks[campaign.name] = self._progress.add_task(campaign.name, total=None, numbers="planning")
+            status = campaign.status
+            if status.total:
+                self._progress.update(
+                    self._tasks[campaign.name],
+                    total=status.total,
+                    completed=status.total - status.missing,
+                    numbers=_numbers(campaign),
+                )
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class Lines:
+    """One line a campaign every few seconds, and one an event."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = 0.0
+
+    def show(self, campaigns: Sequence[LocalCampaign]) -> None:
+        due = time.monotonic() >= self._next
+        for campaign in campaigns:
+            _print_events(self._console, campaign)
+            if due and campaign.status.total:
+                status = campaign.status
+                done = status.total - status.missing
+                self._console.print(f"{campaign.name}: {done}/{status.total}  {_numbers(campaign)}", highlight=False)
+        if due:
+            self._next = time.monotonic() + LINE_EVERY
+
+    def close(self) -> None: ...
+
+
+def display_for(console: Console, output: str) -> Display:
+    if output == "json":
+        return Silent()
+    return Bars(console) if console.is_terminal else Lines(console)
+
+
+def _print_events(console: Console, campaign: LocalCampaign) -> None:
+    for event in campaign.take_events():
+        style = "yellow" if event.type == "Warning" else "dim"
+        console.print(f"{campaign.name}: {event.reason}: {event.message}", style=style, highlight=False, markup=False)
+
+
+def _numbers(campaign: LocalCampaign) -> str:
+    status = campaign.status
+    parts = [f"accepted {status.accepted}", f"rejected {status.rejected}", f"missing {status.missing}"]
+    waiting = status.deferred + status.unknown
+    if waiting:
+        parts.append(f"waiting {waiting}")
+    if status.rate_per_second:
+        parts.append(f"{status.rate_per_second:.0f}/s")
+    if status.limited_by is not None:
+        parts.append(f"limited by {status.limited_by.value}")
+    return "  ".join(parts)

@@ -1,0 +1,153 @@
+"""``fullsend run``: campaigns to their end on this machine.
+
+Exit codes are a promise to scripts: 0 all complete, 2 the input can't be used, 3 halted, 4 failed or cancelled,
+5 not finished and nothing will happen by itself (suspended, awaiting approval), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+
+from fullsend.errors import LedgerError
+from fullsend.ledger.view import BreakerState, Phase, PlanState
+from fullsend.local.campaign import LocalCampaign
+from fullsend.reconcile.situation import Situation
+from fullsend.states import DeliveryState
+
+TICK = 0.5
+"""Seconds between looks at most; a process that ends wakes the loop at once."""
+
+DRAIN_SECONDS = 630.0
+"""How long senders may take to read replies in flight: the dot time-out of RFC 5321 and some."""
+
+FOREIGN_PATIENCE = 20.0
+"""A killed run's claim on the ledger key lasts 15 s; an owner that is still there after this is alive."""
+
+
+class ExitCode(IntEnum):
+    COMPLETE = 0
+    INVALID = 2
+    HALTED = 3
+    FAILED = 4
+    UNFINISHED = 5
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one campaign ended, and what to tell its user."""
+
+    code: ExitCode
+    reason: str
+    message: str
+
+
+class Runner:
+    """Runs campaigns side by side until each has come to an end or the user interrupts."""
+
+    def __init__(self, campaigns: Sequence[LocalCampaign], shown: Callable[[Sequence[LocalCampaign]], None]) -> None:
+        self.campaigns = campaigns
+        self._shown = shown
+        self._interrupted = asyncio.Event()
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    async def run(self) -> list[Ending]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.interrupt)
+        try:
+            return await asyncio.gather(*(self._run_one(campaign) for campaign in self.campaigns))
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    async def _run_one(self, campaign: LocalCampaign) -> Ending:
+        ending: Ending | None = None
+        foreign_since: float | None = None
+        try:
+            while ending is None:
+                decision = await campaign.tick()
+                self._shown(self.campaigns)
+                foreign = decision.situation is Situation.OWNED_ELSEWHERE
+                foreign_since = (foreign_since or time.monotonic()) if foreign else None
+                foreign_for = time.monotonic() - foreign_since if foreign_since else 0.0
+                if self._interrupted.is_set():
+                    ending = _interrupted(campaign)
+                elif (ending := ending_of(campaign, decision.situation, foreign_for)) is None:
+                    await self._sleep(campaign, decision.look_again)
+        finally:
+            campaign.jobs.terminate()
+            await campaign.jobs.wait(DRAIN_SECONDS)
+            await self._let_go(campaign)
+        self._shown(self.campaigns)
+        return ending
+
+    async def _let_go(self, campaign: LocalCampaign) -> None:
+        try:
+            await campaign.settle()
+        except LedgerError:
+            return  # its owner's lease runs out by itself
+
+    async def _sleep(self, campaign: LocalCampaign, look_again: timedelta) -> None:
+        seconds = min(TICK, look_again.total_seconds())
+        campaign.jobs.ended.clear()
+        waits = [asyncio.create_task(event.wait()) for event in (campaign.jobs.ended, self._interrupted)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+
+def _interrupted(campaign: LocalCampaign) -> Ending:
+    return Ending(
+        ExitCode.INTERRUPTED,
+        "Interrupted",
+        f"{campaign.name} was interrupted; what was sent is recorded. Run the same command again to go on.",
+    )
+
+
+def ending_of(campaign: LocalCampaign, situation: Situation, foreign_for: float) -> Ending | None:
+    """How the campaign has ended for this run, or None while there is something left to do or to wait for."""
+    message = campaign.ready_message
+    match situation:
+        case Situation.COMPLETE:
+            return Ending(ExitCode.COMPLETE, "Complete", message)
+        case Situation.FAILED | Situation.CANCELLED:
+            return Ending(ExitCode.FAILED, situation.value, message)
+        case Situation.CONFLICT:
+            return Ending(ExitCode.INVALID, "LedgerKeyHoldsDifferentCampaign", message)
+        case Situation.HALTED | Situation.LEDGER_BROKEN | Situation.LEDGER_WENT_BACK | Situation.UNPROVEN:
+            return Ending(ExitCode.HALTED, situation.value, message) if campaign.quiet else None
+        case Situation.TRANSPORT_TROUBLE if _never_worked(campaign) and campaign.quiet:
+            return Ending(ExitCode.HALTED, "TransportTrouble", message)
+        case Situation.PLANNING | Situation.PLAN_STALLED if _plan_failed(campaign):
+            return Ending(ExitCode.INVALID, "PlanFailed", message)
+        case Situation.SUSPENDED | Situation.AWAITING_APPROVAL if campaign.quiet:
+            return Ending(ExitCode.UNFINISHED, situation.value, message)
+        case Situation.OWNED_ELSEWHERE if foreign_for >= FOREIGN_PATIENCE:
+            return Ending(ExitCode.UNFINISHED, "OwnedElsewhere", message)
+        case _:
+            return None
+
+
+def _never_worked(campaign: LocalCampaign) -> bool:
+    """The relay has taken nothing of this campaign yet and the breaker has stopped asking: it is the settings, not the
+    weather. (A relay that worked before is waited for: transport trouble heals by itself.)"""
+    view = campaign.view
+    return view is not None and view.breaker.state is BreakerState.HALTED and not view.counts[DeliveryState.ACCEPTED]
+
+
+def _plan_failed(campaign: LocalCampaign) -> bool:
+    """A plan that failed is the user's to mend here and now; in a cluster it is tried again by itself."""
+    view = campaign.view
+    if view is None or any(job.alive for job in campaign.jobs.all):
+        return False
+    died = any(job.kind == "plan" for job in campaign.jobs.all)
+    return died and view.phase is Phase.REGISTERED and (view.plan is None or view.plan.state is not PlanState.SEALED)

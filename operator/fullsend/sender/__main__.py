@@ -1,0 +1,93 @@
+"""The sender process: ``python -m fullsend.sender --job FILE``, what a sender pod (or a local process) runs.
+
+Exit codes: 0 ended as it should (drained, stopped, held back or fenced: the ledger knows which), 2 the job cannot be
+used, 75 (EX_TEMPFAIL) the ledger was away at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import click
+import uvloop
+
+from fullsend.errors import FullsendError, InvalidInput, LedgerUnavailable
+from fullsend.ledger import campaigns, sessions
+from fullsend.ledger.database import Database
+from fullsend.message.compiled import CompiledMessage
+from fullsend.message.compose import Composer
+from fullsend.sender.job import SenderJob
+from fullsend.sender.worker import Worker
+from fullsend.states import CampaignId
+
+log = logging.getLogger("fullsend.sender")
+
+MEMORY_HEADROOM = 1 << 30
+"""Bytes of address space a sender may take beyond what it starts with: a template that asks for more makes one
+recipient ``unrenderable`` instead of ending the process. (It sends 100,000 messages within a tenth of this.)"""
+
+
+def _limit_memory() -> None:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = pages * resource.getpagesize() + MEMORY_HEADROOM
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+async def _send(job: SenderJob) -> None:
+    campaign = CampaignId(job.campaign)
+    dsn = job.dsn()
+    db = await Database.open(dsn, application=f"fullsend-send/{job.holder}")
+    flush_db = await Database.open(dsn, application=f"fullsend-flush/{job.holder}")
+    try:
+        compiled = await campaigns.compiled(db, campaign)
+        opened = await sessions.open_session(db, campaign, wave=job.wave, holder=job.holder, connections=0)
+        if opened is None or compiled is None:
+            log.info("nothing to send: the campaign is not sending")
+            return
+        first = await sessions.heartbeat(db, opened)
+        composer = Composer(CompiledMessage.from_bytes(compiled))
+        _limit_memory()
+        worker = Worker(
+            db=db,
+            flush_db=flush_db,
+            campaign=campaign,
+            opened=opened,
+            first=first,
+            composer=composer,
+            secrets_dir=job.secrets_dir,
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop)
+        await worker.run()
+    finally:
+        await db.close()
+        await flush_db.close()
+
+
+@click.command()
+@click.option("--job", "job_file", type=click.Path(path_type=Path, dir_okay=False), required=True)
+def main(job_file: Path) -> None:
+    """Send for one campaign until nothing is left to do."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        uvloop.run(_send(SenderJob.read(job_file)))
+    except LedgerUnavailable as error:
+        click.echo(f"the ledger is away: {error}", err=True)
+        sys.exit(75)
+    except InvalidInput as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except FullsendError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The sender's heart-beat: keeps its session live, learns what it may do, and buries dead neighbours.
+
+Each beat brings the control (suspension, limits, transport, retry), the breaker and this sender's share of the
+connections, so that an edit is obeyed within a beat or two and without a new process. Between beats the sender's own
+clock limits it (``lease``). Invariants 4, 6 and 7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+
+from fullsend.errors import LedgerUnavailable
+from fullsend.ledger import campaigns, sessions
+from fullsend.ledger.control import Control
+from fullsend.ledger.database import Database
+from fullsend.ledger.sessions import Heartbeat, OpenedSession
+from fullsend.ledger.view import BreakerState, BreakerView, Counts, Phase
+from fullsend.reconcile import breaker
+from fullsend.reconcile.breaker import BreakerPolicy, Trouble
+from fullsend.sender.lease import Lease
+from fullsend.states import CampaignId
+
+log = logging.getLogger(__name__)
+
+BEAT = 1.0
+"""Seconds between heart-beats: how fast a suspension, an edit or a halt reaches this sender."""
+
+SWEEP_EVERY = 5.0
+"""Seconds between looks for dead sessions, so that work goes on while nobody reconciles."""
+
+UNKNOWN_DELAY_SHARE = 1.0
+"""A row orphaned by a dead sender is resent after ``retry.min_backoff``: its accepted may still be on its way."""
+
+
+class Pulse:
+    """What this sender may do, as of its last heart-beat. ``changed`` is called whenever that may have changed."""
+
+    def __init__(
+        self, db: Database, campaign: CampaignId, opened: OpenedSession, first: Heartbeat, changed: Callable[[], None]
+    ) -> None:
+        self._db = db
+        self._campaign = campaign
+        self._session = opened
+        self._lease_seconds = opened.lease_seconds
+        self.lease = Lease(opened.lease_seconds)
+        self._changed = changed
+        self._swept_at = time.monotonic()
+        self._take(first)
+
+    def _take(self, beat: Heartbeat) -> None:
+        self.control = Control.from_json(beat.control)
+        self.breaker: BreakerView = beat.breaker
+        self.counts: Counts = beat.counts
+        self.phase = beat.phase
+        self._now_skew = beat.now.timestamp() - time.time()
+        self._rank, self._senders = beat.rank, max(1, beat.live_sessions)
+        self.revision = beat.control_revision
+        if not beat.live:
+            self.lease.fence()
+
+    # -- what is allowed ------------------------------------------------------------------------------------------
+
+    def database_now(self) -> datetime:
+        """The database's clock, as this machine can tell it."""
+        return datetime.fromtimestamp(time.time() + self._now_skew).astimezone()
+
+    @property
+    def held_back(self) -> bool:
+        """Whether the campaign is suspended, cancelled, finished or outside its window: nothing is claimed or armed."""
+        now = self.database_now()
+        control = self.control
+        return (
+            control.stop
+            or control.cancel
+            or self.phase is not Phase.SENDING
+            or (control.start_at is not None and now < control.start_at)
+            or (control.deadline is not None and now >= control.deadline)
+        )
+
+    @property
+    def halted(self) -> bool:
+        return breaker.effective_state(self.breaker, self.database_now()) is BreakerState.HALTED
+
+    @property
+    def connections(self) -> int:
+        """How many this sender may hold now: its share of the transport's, or of what the breaker leaves."""
+        allowed = self.control.relay.connections
+        cap = breaker.allowed_connections(self.breaker, self.database_now())
+        if cap is not None:
+            allowed = min(allowed, cap)
+        each, left = divmod(allowed, self._senders)
+        return each + (1 if self._rank < left else 0)
+
+    @property
+    def may_send(self) -> bool:
+        return not (self.held_back or self.halted) and self.lease.may_start_content
+
+    # -- beats ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while not self.lease.fenced:
+            await asyncio.sleep(BEAT)
+            await self.beat()
+
+    async def beat(self) -> None:
+        asked = self.lease.asking()
+        try:
+            beat = await sessions.heartbeat(self._db, self._session)
+            self._take(beat)
+            if beat.live:
+                self.lease.confirm(asked)
+            if time.monotonic() - self._swept_at >= SWEEP_EVERY:
+                self._swept_at = time.monotonic()
+                await self._sweep()
+        except LedgerUnavailable as error:
+            log.warning("the ledger is away; nothing new is sent until it is back: %s", error)
+            await self._reconnect()
+        self._changed()
+
+    async def _reconnect(self) -> None:
+        try:
+            await self._db.reconnect()
+        except LedgerUnavailable:
+            return  # the next beat tries again
+
+    async def _sweep(self) -> None:
+        retry = self.control.retry
+        swept = await sessions.sweep(
+            self._db,
+            self._campaign,
+            lease_seconds=self._lease_seconds,
+            max_unknown_resends=retry.max_unknown_resends,
+            unknown_delay=retry.min_backoff * UNKNOWN_DELAY_SHARE,
+        )
+        if swept.fenced:
+            log.warning(
+                "fenced %d dead senders: %d rows given back, %d unknown, %d held",
+                len(swept.fenced),
+                swept.given_back,
+                swept.unknown,
+                swept.held,
+            )
+
+    # -- the breaker ----------------------------------------------------------------------------------------------
+
+    def _policy(self) -> BreakerPolicy:
+        return BreakerPolicy(connections=self.control.relay.connections)
+
+    async def trouble(self, event: Trouble) -> None:
+        """Tell the campaign's breaker; all senders see the result at their next beat, this one now."""
+        halt_id = uuid.uuid4().hex[:12]
+        now, policy = self.database_now(), self._policy()
+        before = self.breaker
+        await self._step(lambda view: breaker.trouble(view, event, now, halt_id=halt_id, policy=policy))
+        if self.breaker.state is not before.state:
+            log.warning("breaker %s: %s: %s", self.breaker.state, self.breaker.reason, self.breaker.message)
+        self._changed()
+
+    async def success(self) -> None:
+        """A message was accepted; only worth a word to the ledger while the breaker isn't at rest."""
+        now, policy = self.database_now(), self._policy()
+        if breaker.success(self.breaker, now, policy=policy) == self.breaker:
+            return
+        await self._step(lambda view: breaker.success(view, now, policy=policy))
+        self._changed()
+
+    async def _step(self, step: Callable[[BreakerView], BreakerView]) -> None:
+        self.breaker = step(self.breaker)  # at once for this sender, whatever the database takes
+        try:
+            self.breaker = await campaigns.update_breaker(self._db, self._campaign, step)
+        except LedgerUnavailable as error:
+            log.warning("the breaker's state could not be stored: %s", error)

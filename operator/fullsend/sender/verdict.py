@@ -1,0 +1,256 @@
+"""From what the relay did to what the ledger records and what the breaker is told.
+
+Only the recipient's own failures are charged to the recipient (invariant 5): every outcome that speaks of the
+connection, the transport, the sender or the message leaves the row due again, uncharged, and is judged over a sample
+of recent recipients before anything is stopped. Pure but for the dice of the backoff.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import assert_never
+
+from fullsend.ledger.control import RetryControl
+from fullsend.ledger.sessions import Claimed, Record
+from fullsend.reconcile import breaker
+from fullsend.reconcile.breaker import Trouble
+from fullsend.sender.hand import Armed
+from fullsend.smtp.classify import Verdict as ReplyVerdict
+from fullsend.smtp.classify import classify
+from fullsend.smtp.outcome import Accepted, Outcome, Refused, Stage, Unknown, Unsent
+from fullsend.smtp.reply import Reply
+from fullsend.smtp.rules import Charge, Rule
+from fullsend.states import DeliveryState, Seq
+
+POISON_AFTER = 3
+"""Connections that one address may break, while others pass in between, before it is charged for it."""
+
+MESSAGE_TRIES = 2
+"""Tries of a message that is refused as a message, while others pass, before this recipient's copy is at fault."""
+
+JITTER = 0.25
+"""Backoff is stretched by up to this share, upward only: never sooner than the relay was promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What to record of one outcome; what to tell the breaker; whom of those refused before to try again after all
+    (identity hashes)."""
+
+    record: Record
+    trouble: Trouble | None = None
+    reopen: tuple[bytes, ...] = ()
+
+
+def backoff(retry: RetryControl, charged: int, dice: random.Random) -> float:
+    """Seconds to wait after the ``charged``-th charged failure (from 1): doubling, capped, jitter upward."""
+    base = min(retry.max_backoff, retry.min_backoff * 2.0 ** min(max(charged, 1) - 1, 30))
+    return base * (1 + JITTER * dice.random())
+
+
+class Judge:
+    """Judges outcomes one by one; remembers the recent ones of this sender, and which address broke what."""
+
+    def __init__(self, dice: random.Random | None = None) -> None:
+        self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
+        self._sample: tuple[breaker.Verdict, ...] = ()
+        self._bare: list[bytes] = []  # refused at RCPT without a recipient's reason since the last accept
+        self._breaks: Counter[Seq] = Counter()
+        self._passed_since: dict[Seq, bool] = {}
+
+    def judge(
+        self,
+        armed: Armed,
+        outcome: Outcome,
+        *,
+        relay: str,
+        took_ms: int,
+        retry: RetryControl,
+        rules: Sequence[Rule],
+    ) -> Judgement:
+        base = _Recorder(armed, relay, took_ms)
+        match outcome:
+            case Accepted(reply):
+                self._accepted(armed.hand.claimed.seq)
+                return Judgement(base.record(DeliveryState.ACCEPTED, "Accepted", stage="DOT", reply=reply, sent=True))
+            case Unknown():
+                return self._unknown(base, outcome, retry)
+            case Unsent():
+                return self._unsent(base, outcome, retry)
+            case Refused():
+                return self._refused(base, outcome, classify(outcome, rules), retry)
+            case _:
+                assert_never(outcome)
+
+    def _accepted(self, seq: Seq) -> None:
+        self._sample = breaker.remember(self._sample, breaker.Verdict.ACCEPTED)
+        self._bare.clear()
+        self._breaks.pop(seq, None)
+        for broken in self._passed_since:
+            self._passed_since[broken] = True
+
+    def _unknown(self, base: _Recorder, outcome: Unknown, retry: RetryControl) -> Judgement:
+        self._sample = breaker.remember(self._sample, breaker.Verdict.OTHER)
+        unknowns = base.claimed.unknowns + 1
+        trouble = breaker.Unanswered(outcome.why)
+        if unknowns > retry.max_unknown_resends:
+            record = base.record(DeliveryState.HELD, "NoReplyAfterContent", stage="DOT", text=outcome.why, sent=True)
+        else:
+            delay = backoff(retry, unknowns, self._dice)
+            record = base.record(
+                DeliveryState.UNKNOWN, "NoReplyAfterContent", stage="DOT", text=outcome.why, sent=True, delay=delay
+            )
+        return Judgement(record, trouble)
+
+    def _unsent(self, base: _Recorder, outcome: Unsent, retry: RetryControl) -> Judgement:
+        """The connection ended before this content. If that follows one address, others passing, it is the address."""
+        seq = base.claimed.seq
+        trouble = breaker.ConnectFailed(outcome.stage, outcome.why)
+        if outcome.stage in (Stage.RCPT, Stage.DATA) and self._passed_since.get(seq, True):
+            self._breaks[seq] += 1
+            self._passed_since[seq] = False
+        if self._breaks[seq] >= POISON_AFTER:
+            del self._breaks[seq], self._passed_since[seq]
+            return Judgement(
+                self._deferred_or_expired(base, "BreaksConnections", retry, stage=outcome.stage, text=outcome.why)
+            )
+        record = base.record(
+            DeliveryState.DEFERRED,
+            "ConnectionLost",
+            stage=outcome.stage,
+            reply=outcome.reply,
+            text=outcome.why,
+            delay=0.0,
+        )
+        return Judgement(record, trouble)
+
+    def _refused(self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl) -> Judgement:
+        stage, reply = str(refused.stage), refused.reply
+        said = f"{reply.code} {reply.enhanced} {reply.text}"
+        match verdict.charge:
+            case Charge.RECIPIENT:
+                return self._recipient(base, refused, verdict, retry)
+            case Charge.CONNECTION:
+                self._remember(breaker.Verdict.OTHER)
+                return Judgement(base.untouched(verdict.reason, stage, reply))
+            case Charge.TRANSPORT:
+                self._remember(breaker.Verdict.OTHER)
+                return Judgement(base.untouched(verdict.reason, stage, reply), breaker.Refused(verdict.reason, said))
+            case Charge.SENDER:
+                self._remember(breaker.Verdict.SENDER)
+                # Not due at once: the next recipient tells whether it is this provider or everybody.
+                record = base.untouched(verdict.reason, stage, reply, delay=backoff(retry, 1, self._dice))
+                return Judgement(record, breaker.judge(self._sample, said))
+            case Charge.MESSAGE:
+                self._remember(breaker.Verdict.MESSAGE)
+                if (
+                    trouble := breaker.judge(self._sample, said)
+                ) is None and base.claimed.attempts + 1 >= MESSAGE_TRIES:
+                    return Judgement(
+                        base.record(DeliveryState.REJECTED, verdict.reason, stage=stage, reply=reply, charged=True)
+                    )
+                record = base.untouched(verdict.reason, stage, reply, delay=backoff(retry, 1, self._dice))
+                return Judgement(record, trouble)
+            case _:
+                assert_never(verdict.charge)
+
+    def _recipient(self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl) -> Judgement:
+        stage, reply = str(refused.stage), refused.reply
+        if not verdict.doubtful:
+            self._remember(breaker.Verdict.OTHER)
+        else:
+            self._remember(breaker.Verdict.RECIPIENT)
+            self._bare.append(base.claimed.identity_hash)
+            if (trouble := breaker.judge(self._sample, f"{reply.code} {reply.text}")) is not None:
+                reopen = tuple(self._bare[:-1])
+                self._bare.clear()
+                return Judgement(base.untouched("EveryoneRefused", stage, reply), trouble, reopen)
+        if verdict.permanent:
+            return Judgement(
+                base.record(
+                    DeliveryState.REJECTED,
+                    verdict.reason,
+                    stage=stage,
+                    reply=reply,
+                    charged=True,
+                    feeds=verdict.feeds_suppression,
+                )
+            )
+        return Judgement(self._deferred_or_expired(base, verdict.reason, retry, stage=stage, reply=reply))
+
+    def _deferred_or_expired(
+        self,
+        base: _Recorder,
+        reason: str,
+        retry: RetryControl,
+        *,
+        stage: str,
+        reply: Reply | None = None,
+        text: str = "",
+    ) -> Record:
+        since = base.claimed.charged_since
+        if since is not None and datetime.now(UTC) - since >= timedelta(seconds=retry.expire_after):
+            return base.record(DeliveryState.EXPIRED, reason, stage=stage, reply=reply, text=text, charged=True)
+        delay = backoff(retry, base.claimed.charges + 1, self._dice)
+        return base.record(
+            DeliveryState.DEFERRED, reason, stage=stage, reply=reply, text=text, charged=True, delay=delay
+        )
+
+    def _remember(self, verdict: breaker.Verdict) -> None:
+        self._sample = breaker.remember(self._sample, verdict)
+
+
+class _Recorder:
+    """Fills in what all records of one attempt share."""
+
+    def __init__(self, armed: Armed, relay: str, took_ms: int) -> None:
+        self._armed = armed
+        self._relay = relay
+        self._took_ms = took_ms
+
+    @property
+    def claimed(self) -> Claimed:
+        return self._armed.hand.claimed
+
+    def record(
+        self,
+        state: DeliveryState,
+        reason: str,
+        *,
+        stage: str,
+        reply: Reply | None = None,
+        text: str = "",
+        sent: bool = False,
+        charged: bool = False,
+        delay: float | None = None,
+        feeds: bool = False,
+    ) -> Record:
+        return Record(
+            seq=self.claimed.seq,
+            attempt=self._armed.hand.attempt,
+            state=state,
+            reason=reason,
+            charged=charged,
+            content_sent=sent,
+            delay=delay,
+            stage=stage,
+            code=reply.code if reply else None,
+            enhanced=reply.enhanced if reply else "",
+            text=reply.text if reply else text,
+            relay=self._relay,
+            took_ms=self._took_ms,
+            feed_suppression=feeds,
+        )
+
+    def untouched(self, reason: str, stage: str, reply: Reply, delay: float = 0.0) -> Record:
+        """Due again, uncharged: what happened is not the recipient's."""
+        return self.record(DeliveryState.DEFERRED, reason, stage=stage, reply=reply, delay=delay)
+
+
+def unarmed(armed: Armed, reason: str) -> Record:
+    """An armed row of which nothing went on the wire: due now, uncharged."""
+    return _Recorder(armed, "", 0).record(DeliveryState.DEFERRED, reason, stage="", delay=0.0)

@@ -1,0 +1,200 @@
+"""What a sender records of an outcome, and whom it charges."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fullsend.ledger.control import RetryControl
+from fullsend.ledger.sessions import Claimed
+from fullsend.reconcile import breaker
+from fullsend.sender.hand import Armed, InHand
+from fullsend.sender.verdict import JITTER, POISON_AFTER, Judge, Judgement, backoff, unarmed
+from fullsend.smtp.outcome import Accepted, Outcome, Outgoing, Refused, Stage, Unknown, Unsent
+from fullsend.smtp.reply import Reply
+from fullsend.states import DeliveryState, Seq
+
+RETRY = RetryControl(min_backoff=60.0, max_backoff=3600.0, expire_after=7200.0, max_unknown_resends=1)
+OK = Accepted(Reply(250, "2.0.0", "queued as 1"))
+
+
+def armed(
+    seq: int = 1, *, attempts: int = 0, unknowns: int = 0, charges: int = 0, since: datetime | None = None
+) -> Armed:
+    claimed = Claimed(
+        seq=Seq(seq),
+        address=f"u{seq}@example.com",
+        identity_hash=seq.to_bytes(16, "big"),
+        variables="{}",
+        token=f"t{seq}",
+        domain="example.com",
+        attempts=attempts,
+        unknowns=unknowns,
+        charges=charges,
+        charged_since=since,
+    )
+    return Armed(InHand(claimed, Outgoing("a@b.example", claimed.address, b"x\r\n"), f"<t{seq}@x>"))
+
+
+class Judged:
+    """A judge with the same settings for every outcome."""
+
+    def __init__(self) -> None:
+        self.judge = Judge(random.Random(7))
+
+    def __call__(self, row: Armed, outcome: Outcome) -> Judgement:
+        return self.judge.judge(row, outcome, relay="relay[1]:25", took_ms=3, retry=RETRY, rules=())
+
+
+def refused(stage: Stage, code: int, enhanced: str, text: str) -> Refused:
+    return Refused(stage, Reply(code, enhanced, text))
+
+
+def test_accepted_is_recorded_with_the_relays_words():
+    record = Judged()(armed(), OK).record
+    assert (record.state, record.code, record.text, record.content_sent) == (
+        DeliveryState.ACCEPTED,
+        250,
+        "queued as 1",
+        True,
+    )
+
+
+def test_an_unknown_mailbox_is_rejected_charged_and_fed_to_suppression():
+    judgement = Judged()(armed(), refused(Stage.RCPT, 550, "5.1.1", "no such user"))
+    assert judgement.record.state is DeliveryState.REJECTED
+    assert judgement.record.charged
+    assert judgement.record.feed_suppression
+    assert judgement.trouble is None
+
+
+def test_greylisting_waits_and_is_charged():
+    record = Judged()(armed(), refused(Stage.RCPT, 450, "4.2.0", "greylisted, try again later")).record
+    assert record.state is DeliveryState.DEFERRED
+    assert record.charged
+    assert record.delay is not None
+    assert 60.0 <= record.delay <= 60.0 * (1 + JITTER)
+
+
+def test_a_charged_failure_past_its_time_expires():
+    since = datetime.now(UTC) - timedelta(seconds=RETRY.expire_after + 1)
+    record = Judged()(armed(attempts=9, charges=9, since=since), refused(Stage.RCPT, 450, "4.2.0", "greylisted")).record
+    assert record.state is DeliveryState.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("code", "enhanced", "text"),
+    [
+        (421, "4.3.2", "service shutting down"),
+        (454, "4.7.0", "temporary authentication failure"),
+        (452, "4.5.3", "daily sending quota exceeded"),
+        (451, "4.3.0", "local error in processing"),
+    ],
+)
+def test_what_speaks_of_the_relay_leaves_the_row_uncharged(code: int, enhanced: str, text: str):
+    since = datetime.now(UTC) - timedelta(days=30)
+    record = Judged()(armed(attempts=50, charges=1, since=since), refused(Stage.MAIL, code, enhanced, text)).record
+    assert record.state is DeliveryState.DEFERRED
+    assert not record.charged
+
+
+def test_a_refused_sender_is_no_recipients_fault_and_halts_after_a_run():
+    judge = Judged()
+    said = refused(Stage.MAIL, 550, "5.7.1", "this sender is not allowed here")
+    judgements = [judge(armed(seq), said) for seq in range(1, breaker.RUN + 1)]
+    assert all(not j.record.charged and j.record.state is DeliveryState.DEFERRED for j in judgements)
+    assert [j.trouble for j in judgements[:-1]] == [None] * (breaker.RUN - 1)
+    assert isinstance(judgements[-1].trouble, breaker.SenderRefused)
+
+
+def test_unknown_is_resent_once_and_then_held():
+    judge = Judged()
+    first = judge(armed(), Unknown("connection lost")).record
+    second = judge(armed(attempts=1, unknowns=1), Unknown("connection lost")).record
+    assert (first.state, second.state) == (DeliveryState.UNKNOWN, DeliveryState.HELD)
+    assert first.content_sent
+    assert second.content_sent
+
+
+def test_unanswered_content_is_told_to_the_breaker():
+    assert isinstance(Judged()(armed(), Unknown("no reply")).trouble, breaker.Unanswered)
+
+
+def test_a_lost_connection_before_the_content_touches_nobody():
+    judgement = Judged()(armed(), Unsent("connection reset", None, Stage.RCPT))
+    assert judgement.record.state is DeliveryState.DEFERRED
+    assert judgement.record.delay == 0.0
+    assert not judgement.record.charged
+    assert isinstance(judgement.trouble, breaker.ConnectFailed)
+
+
+def test_an_address_that_breaks_connections_while_others_pass_is_charged_by_name():
+    judge = Judged()
+    poison = armed(13)
+    last = None
+    for _ in range(POISON_AFTER):
+        last = judge(poison, Unsent("connection closed", None, Stage.RCPT))
+        judge(armed(1), OK)
+    assert last is not None
+    assert last.record.reason == "BreaksConnections"
+    assert last.record.charged
+    assert last.trouble is None
+
+
+def test_a_relay_that_breaks_every_connection_charges_nobody():
+    judge = Judged()
+    for _ in range(POISON_AFTER * 3):
+        judgement = judge(armed(13), Unsent("connection closed", None, Stage.RCPT))
+        assert not judgement.record.charged
+
+
+def test_when_everybody_is_refused_those_already_rejected_are_tried_again():
+    judge = Judged()
+    judgement = None
+    for seq in range(1, breaker.EVERYONE_RUN + 1):
+        judgement = judge(armed(seq), refused(Stage.RCPT, 550, "", "no"))
+    assert judgement is not None
+    assert isinstance(judgement.trouble, breaker.EveryoneRefused)
+    assert judgement.record.state is DeliveryState.DEFERRED
+    assert len(judgement.reopen) == breaker.EVERYONE_RUN - 1
+    assert armed(breaker.EVERYONE_RUN).hand.claimed.identity_hash not in judgement.reopen
+
+
+def test_an_accept_in_between_makes_bare_refusals_the_recipients_own():
+    judge = Judged()
+    for seq in range(1, breaker.EVERYONE_RUN * 3):
+        judgement = judge(armed(seq), refused(Stage.RCPT, 550, "", "no"))
+        assert judgement.record.state is DeliveryState.REJECTED
+        if seq % 5 == 0:
+            judge(armed(1000 + seq), OK)
+
+
+def test_content_refused_once_is_tried_again_and_then_this_recipients_copy_is_rejected():
+    judge = Judged()
+    said = refused(Stage.DOT, 552, "5.3.4", "message too big")
+    first = judge(armed(5), said)
+    judge(armed(6), OK)
+    second = judge(armed(5, attempts=1), said)
+    assert first.record.state is DeliveryState.DEFERRED
+    assert second.record.state is DeliveryState.REJECTED
+
+
+@pytest.mark.parametrize("charged", [1, 2, 5, 30])
+def test_backoff_doubles_up_to_its_cap_with_jitter_upward_only(charged: int):
+    base = min(RETRY.max_backoff, RETRY.min_backoff * 2 ** (charged - 1))
+    waits = [backoff(RETRY, charged, random.Random(seed)) for seed in range(100)]
+    assert min(waits) >= base
+    assert max(waits) <= base * (1 + JITTER)
+    assert max(waits) > min(waits)
+
+
+def test_an_unarmed_row_is_due_now_and_uncharged():
+    record = unarmed(armed(3), "NotSent")
+    assert (record.state, record.delay, record.charged, record.content_sent) == (
+        DeliveryState.DEFERRED,
+        0.0,
+        False,
+        False,
+    )
