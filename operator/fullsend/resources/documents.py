@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ def read_documents(paths: Sequence[Path]) -> tuple[list[Document], list[Problem]
     that cannot be read. A file named twice is read once."""
     documents: list[Document] = []
     problems: list[Problem] = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in paths:
         try:
             files = list(_files(path))
@@ -63,9 +64,9 @@ def read_documents(paths: Sequence[Path]) -> tuple[list[Document], list[Problem]
             problems.append(Problem(str(path), f"cannot be read: {error.strerror or error}"))
             continue
         for file in files:
-            if (resolved := file.resolve()) in seen:
+            if (real := os.path.realpath(file)) in seen:
                 continue
-            seen.add(resolved)
+            seen.add(real)
             try:
                 text = _decode(file.read_bytes())
                 documents += _json(file, text) if file.suffix == ".json" else _yaml(file, text, problems)
@@ -243,7 +244,8 @@ class _Builder:
                 continue
             name = self._scalar(key) if isinstance(key, ScalarNode) else None
             if not isinstance(name, str):
-                raise self._refuse(key, "a key must be text; quote it")
+                shown = key.value if isinstance(key, ScalarNode) else "this"
+                raise self._refuse(key, f"the key {shown} is not text in YAML; quote it")
             if name in value:
                 raise self._refuse(key, f"the key {name!r} is given twice (first in line {first[name]})")
             first[name] = self._line(key)

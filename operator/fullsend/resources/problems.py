@@ -212,6 +212,11 @@ def _submodel(field: FieldInfo) -> type[Model] | None:
     return next(found, None)
 
 
+def _is_list(field: FieldInfo) -> bool:
+    annotation = field.annotation
+    return any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))
+
+
 def _model_at(model: type[Model], path: FieldPath) -> type[Model]:
     for part in path:
         if isinstance(part, str) and (field := _field(model, part)) and (sub := _submodel(field)):
@@ -263,7 +268,7 @@ def _usable(kind: type[M_co], raw: Mapping[str, Any]) -> _Usable[M_co]:
             values[name] = _adapter(field).validate_python(raw[alias], by_alias=True, by_name=False)
         except ValidationError:
             inner = _submodel(field)
-            if inner is not None and isinstance(raw[alias], dict):
+            if inner is not None and isinstance(raw[alias], dict) and not _is_list(field):
                 part = _usable(inner, raw[alias])
                 values[name] = part.model
                 unsure |= {(alias, *path) for path in part.unsure}
