@@ -12,7 +12,7 @@ from typing import Final
 
 from fullsend.ledger.database import Connection, Database, unknown_campaign
 from fullsend.ledger.named import query
-from fullsend.ledger.view import Phase
+from fullsend.ledger.view import FINISHED, Phase
 from fullsend.states import REOPENABLE, TRANSITIONS, CampaignId, DeliveryState
 
 _WAITING: Final = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED, DeliveryState.UNKNOWN})
@@ -101,7 +101,8 @@ async def _reopen_chunk(db: Database, campaign: CampaignId, request: str) -> tup
         if Phase(phase) in (Phase.PURGED, Phase.REGISTERED):
             await connection.execute(query("refuse_reopen"), key)
             return 0, True
-        await connection.execute(query("reopen_phase"), {"campaign": campaign})
+        if Phase(phase) in FINISHED:
+            await connection.execute(query("reopen_phase"), {"campaign": campaign})
         cursor = await connection.execute(
             query("reopen_chunk"), {**key, "tenant": tenant, "sealed_seq": sealed_seq, "chunk": _REOPEN_CHUNK}
         )

@@ -162,8 +162,10 @@ async def _claim(db: Database, name: str, session: OpenedSession, params: Mappin
 
 
 def _claimed(row: TupleRow) -> Claimed:
-    *known, charged_since = row
-    return Claimed(*known, utc_or_none(charged_since))
+    seq, address, identity_hash, variables, token, domain, attempts, unknowns, charges, charged_since = row
+    return Claimed(
+        seq, address, identity_hash, variables, token, domain, attempts, unknowns, charges, utc_or_none(charged_since)
+    )
 
 
 async def _fresh_bound(db: Database, campaign: CampaignId, first: int) -> int:

@@ -41,7 +41,9 @@ _GRANTS: Final = (
     "GRANT INSERT, UPDATE ON fullsend.attempt TO {role}",
     "GRANT INSERT, UPDATE ON fullsend.session TO {role}",
     "GRANT INSERT, UPDATE, DELETE ON fullsend.counter TO {role}",
-    "GRANT INSERT ON fullsend.suppression TO {role}",
+    "GRANT INSERT, DELETE ON fullsend.suppression TO {role}",
+    # A refusal that turns out to be everybody's trouble: the sender reopens what it had rejected.
+    "GRANT INSERT, UPDATE ON fullsend.reopen_request TO {role}",
     "GRANT EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, integer), fullsend.return_tokens(bigint) TO {role}",
 )
 

@@ -37,8 +37,13 @@ CREATE POLICY own ON fullsend.reopen_request USING (tenant_id = (SELECT fullsend
 
 -- What one tenant's recipient said to the whole installation binds every tenant, so every tenant may read it.
 ALTER TABLE fullsend.suppression ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own ON fullsend.suppression USING (tenant_id = (SELECT fullsend.current_tenant_id()));
-CREATE POLICY installation_wide ON fullsend.suppression FOR SELECT USING (scope = 'installation');
+CREATE POLICY own ON fullsend.suppression FOR SELECT
+    USING (scope = 'installation' OR tenant_id = (SELECT fullsend.current_tenant_id()));
+CREATE POLICY add_own ON fullsend.suppression FOR INSERT
+    WITH CHECK (tenant_id = (SELECT fullsend.current_tenant_id()));
+-- A sender lifts what a relay's refusal fed, never what a person said.
+CREATE POLICY lift_refused ON fullsend.suppression FOR DELETE
+    USING (tenant_id = (SELECT fullsend.current_tenant_id()) AND reason = 'mailbox-refused');
 
 -- Reached through functions only: no policy, no rows.
 ALTER TABLE fullsend.bucket ENABLE ROW LEVEL SECURITY;
