@@ -117,10 +117,12 @@ class Intake:
 def variables_text(row: SourceRow, source: str) -> str:
     """The variables as JSON. Raises SourceError for what no text column can hold."""
     text = _encode(row.variables)
-    if text.isascii() and "\\u0000" not in text:
-        return text
-    if _unstorable(row.variables):
-        raise SourceError("BadVariable", f"{source}, row {row.row}: a variable contains a NUL or half a surrogate pair")
+    if "\\u0000" in text and _holds_nul(row.variables):
+        raise SourceError("BadVariable", f"{source}, row {row.row}: a variable contains a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SourceError("BadVariable", f"{source}, row {row.row}: a variable has half a surrogate pair") from None
     return text
 
 
@@ -138,13 +140,13 @@ def shown(address: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _unstorable(value: Any) -> bool:
+def _holds_nul(value: Any) -> bool:
     match value:
         case str():
-            return "\0" in value or any("\ud800" <= char <= "\udfff" for char in value)
+            return "\0" in value
         case Mapping():
-            return any(_unstorable(name) or _unstorable(each) for name, each in value.items())
+            return any(_holds_nul(name) or _holds_nul(each) for name, each in value.items())
         case list() | tuple():
-            return any(_unstorable(each) for each in value)
+            return any(_holds_nul(each) for each in value)
         case _:
             return False

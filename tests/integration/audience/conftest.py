@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.audience_world import World
 
 from fullsend.audience.sources.base import Mounts
 from fullsend.ledger.database import Database
+from support.audience_world import World
 
 
 @pytest.fixture

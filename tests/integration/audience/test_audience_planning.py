@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from support.audience_world import TENANT, World, inline
 
 from fullsend.audience.plan import PlanFailed, plan, top_up
 from fullsend.errors import InvalidInput, LedgerError, SessionFenced
@@ -14,6 +13,7 @@ from fullsend.ledger import campaigns, plans
 from fullsend.ledger.view import Phase, PlanState, PlanView
 from fullsend.message.compiled import CompiledMessage
 from fullsend.states import CampaignId
+from support.audience_world import TENANT, World, inline
 
 PENDING = ("pending", "")
 

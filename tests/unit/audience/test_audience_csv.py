@@ -8,11 +8,12 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from fullsend.audience.sources.base import CHUNK_ROWS, SourceRow
 from fullsend.audience.sources.csv_file import MAX_FIELD, CsvSource
 from fullsend.errors import SourceError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 
 @pytest.fixture

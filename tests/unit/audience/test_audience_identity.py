@@ -8,9 +8,10 @@ import unicodedata
 
 import pytest
 from email_validator import EmailNotValidError, validate_email
-from fullsend.audience.identity import InvalidAddress, fold_local_part, is_role_address, normalise
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+
+from fullsend.audience.identity import InvalidAddress, fold_local_part, is_role_address, normalise
 
 ATOM = string.ascii_letters + string.digits + "!#$%&'*+/=?^_`{|}~-"
 LABEL = st.text(string.ascii_letters + string.digits + "-", min_size=1, max_size=12)
@@ -112,7 +113,7 @@ def test_what_only_the_receiving_host_knows_is_not_folded(one: str, other: str) 
         ("  ann@x.de\t", "ann@x.de", "ann@x.de"),
         ("\ufeffann@x.de\u200b", "ann@x.de", "ann@x.de"),
         ("ann@MÜNCHEN.de", "ann@xn--mnchen-3ya.de", "ann@xn--mnchen-3ya.de"),
-        ("ΣΑΣ@x.de", "ΣΑΣ@x.de", "σασ@x.de"),
+        ("\u03a3\u0391\u03a3@x.de", "\u03a3\u0391\u03a3@x.de", "\u03c3\u03b1\u03c3@x.de"),
         ("u\u0308@x.de", "u\u0308@x.de", "\u00fc@x.de"),
         ("bob@mail.corp.local", "bob@mail.corp.local", "bob@mail.corp.local"),
         ("bob@example.test", "bob@example.test", "bob@example.test"),

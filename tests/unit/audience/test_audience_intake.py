@@ -128,6 +128,6 @@ def test_variables_keep_their_types_and_their_text() -> None:
 
 @pytest.mark.parametrize("value", ["a\0b", "\ud800", {"deep": ["x\0"]}, {"\0": 1}])
 def test_what_no_text_column_can_hold_is_an_error_with_its_row(value: Any) -> None:
-    with pytest.raises(SourceError, match=r"june, row 9: a variable contains a NUL") as caught:
+    with pytest.raises(SourceError, match=r"june, row 9: a variable (contains a NUL|has half a surrogate)") as caught:
         take(row("ann@x.de", 9, name=value))
     assert caught.value.reason == "BadVariable"

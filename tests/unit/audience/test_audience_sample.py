@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from fullsend.audience.sample import Sample
-from fullsend.audience.spool import IdentitySpool
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fullsend.audience.sample import Sample
+from fullsend.audience.spool import IdentitySpool
 
 
 def sampled(rows: int, first: int, total: int) -> list[int]:

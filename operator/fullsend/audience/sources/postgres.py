@@ -113,9 +113,14 @@ class PostgresSource:
                 reason, text = "QueryWrites", f"the query must be a SELECT, and it begins with {first_word!r}"
             case errors.QueryCanceled():
                 reason, text = "QueryTimeout", f"the query gave no rows for {self.timeout:g} s: {said}"
+            case _ if reason == "DatabaseUnreachable":
+                text = f"the database of Secret {self.secret} can't be reached: {said}"
             case _:
                 text = f"the database of Secret {self.secret} says: {said}"
-        raise SourceError(reason, text) from error
+        # The driver's error is kept, unless it is what quotes the secret.
+        raise SourceError(reason, " ".join(text.split())) from (
+            error if str(error) == self._without_secret(str(error)) else None
+        )
 
     def _without_secret(self, text: str) -> str:
         """The server's text, whatever it quotes."""
