@@ -16,7 +16,7 @@ from fullsend.smtp.outcome import Refused, Stage
 from fullsend.smtp.reply import Reply
 from fullsend.smtp.rules import Charge, Rule, table
 
-_ADDRESS = re.compile(r"[^\s<>()\[\]:;,\"'@]+@[^\s<>()\[\]:;,\"'@]+")
+_NOISE = re.compile(r"[^\s<>()\[\]:;,\"'@]+@[^\s<>()\[\]:;,\"'@]+|(?<=://)([^\s/]+)/\S*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,13 @@ def classify_reply(stage: Stage, reply: Reply, rules: Sequence[Rule] = ()) -> Ve
     for given in rules:
         if given.fits(stage, reply, reply.text):
             return _verdict(given, reply)
-    text = _ADDRESS.sub("", reply.text)
-    return _verdict(next(rule for rule in table() if rule.fits(stage, reply, text)), reply)
+    return _verdict(deciding(stage, reply), reply)
+
+
+def deciding(stage: Stage, reply: Reply) -> Rule:
+    """The rule of the table that judges this reply; the last one fits everything."""
+    text = _NOISE.sub(r"\1", reply.text)
+    return next(rule for rule in table() if rule.fits(stage, reply, text))
 
 
 def _verdict(rule: Rule, reply: Reply) -> Verdict:

@@ -32,7 +32,7 @@ def parse(data: bytes) -> list[Reply]:
         (b"550 [5.7.1] no\r\n", 550, "5.7.1", "no"),
         (b"550 5.1.1: no\r\n", 550, "5.1.1", "no"),
         (b"550 sorry, no mailbox here by that name. (#5.1.1)\r\n", 550, "5.1.1", None),
-        (b"550-5.1.1 The account\r\n550-5.1.1 does not\r\n550 5.1.1 exist\r\n", 550, "5.1.1", "The account does not exist"),
+        (b"550-5.1.1 It\r\n550-5.1.1 does not\r\n550 5.1.1 exist\r\n", 550, "5.1.1", "It does not exist"),
         (b"550-5.1.1 one\r\n550 5.7.1 other\r\n", 550, "5.1.1", "one 5.7.1 other"),
         (b"250-first\r\n250-\r\n250 last\r\n", 250, "", "first last"),
         (b"550-a\r\n554 b\r\n", 554, "", "a b"),
@@ -160,8 +160,8 @@ class FakeTransport(asyncio.Transport):
 
 
 lines = st.sampled_from(
-    [b"250 ok\r\n", b"250-a\r\n", b"250 2.0.0 queued\r\n", b"354 go\r\n", b"421 bye\r\n", b"550 5.1.1 no\r\n", b"451 x\r\n",
-     b"220 hi\r\n", b"250", b"\r\n", b"\x00\xff", b"35", b"4 go\r\n", b"503 bad\r\n", b"x" * 5000]
+    [b"250 ok\r\n", b"250-a\r\n", b"250 2.0.0 queued\r\n", b"354 go\r\n", b"421 bye\r\n", b"550 5.1.1 no\r\n",
+     b"451 x\r\n", b"220 hi\r\n", b"250", b"\r\n", b"\x00\xff", b"35", b"4 go\r\n", b"503 bad\r\n", b"x" * 5000]
 )  # fmt: skip
 
 
