@@ -40,7 +40,7 @@ def matching(regex: str, says: str, longest: int) -> StringConstraints:
     return StringConstraints(pattern=regex, max_length=longest)
 
 
-DURATION = r"^([0-9]{1,6}[smhd]){1,4}$"
+DURATION = r"^([0-9]{1,5}[smhd]){1,4}$"
 PERCENT = r"^(100(\.0{1,3})?|[0-9]{1,2}(\.[0-9]{1,3})?)%$"
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"  # RFC 1123 subdomain
 LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"  # RFC 1123 label

@@ -128,7 +128,7 @@ class Schedule(Model):
 class Rollout(Model):
     """A small send first."""
 
-    first: Int = Field(ge=1, description="Recipients who get the message before it is approved.")
+    first: Int = Field(ge=1, le=1_000_000_000, description="Recipients who get the message before it is approved.")
     approved: Bool = Field(default=False, description="Set to true to go on with everybody else. Default: false.")
 
 
@@ -262,7 +262,10 @@ class FailurePolicy(Model):
         "`5%` or `0.3%`. Default: `5%`.",
     )
     min_sample: Int = Field(
-        default=200, ge=1, description="Accepted and rejected recipients before the share is judged. Default: 200."
+        default=200,
+        ge=1,
+        le=1_000_000_000,
+        description="Accepted and rejected recipients before the share is judged. Default: 200.",
     )
 
 

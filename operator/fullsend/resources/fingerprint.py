@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from fullsend.errors import InvalidInput, Problem
@@ -42,7 +43,9 @@ def frozen_content(resolved: ResolvedCampaign) -> dict[str, Any]:
         "message": _plain(resolved.message),
         "audiences": [{"name": item.name, "spec": _plain(item.spec)} for item in resolved.audiences],
         "exclude": {
-            "audiences": [{"name": item.name, "spec": _plain(item.spec)} for item in resolved.excludes],
+            "audiences": sorted(
+                ({"name": item.name, "spec": _plain(item.spec)} for item in resolved.excludes), key=itemgetter("name")
+            ),
             "campaigns": sorted(resolved.exclude_campaigns),
         },
         "unsubscribe": _plain(spec.unsubscribe) if spec.unsubscribe is not None else None,

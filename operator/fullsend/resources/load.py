@@ -208,10 +208,10 @@ def _metadata_findings(kind: str, value: Mapping[str, Any]) -> Iterator[Finding]
 def _name_findings(path: tuple[str, ...], name: Any, pattern: str, limit: int) -> Iterator[Finding]:
     if not isinstance(name, str):
         yield Finding(path, "must be text", "quote it")
-    elif not re.fullmatch(pattern, name):
-        yield Finding(path, f"{name!r} {PATTERNS[pattern]}")
     elif len(name) > limit:
         yield Finding(path, f"is {len(name)} characters long, at most {limit} are allowed")
+    elif not re.fullmatch(pattern, name):
+        yield Finding(path, f"{name!r} {PATTERNS[pattern]}")
 
 
 def _parse(

@@ -37,11 +37,18 @@ class Place:
         tail = f", {path}" if path else ""
         file = self.document.file
         if file is None:
-            return Problem(f"{self.kind} {self.namespace}/{self.name}{tail}", finding.what, finding.fix)
-        line = line_of(self.document, finding.path)
-        place = f"{file}:{line}" if line else str(file)
-        label = f"{self.kind} {self.name}".strip()
-        return Problem(f"{place}, document {self.document.number} ({label}){tail}", finding.what, finding.fix)
+            where = f"{self.kind} {self.namespace}/{self.name}{tail}"
+        else:
+            line = line_of(self.document, finding.path)
+            label = f"{self.kind} {self.name}".strip()
+            where = f"{file}:{line}" if line else str(file)
+            where += f", document {self.document.number} ({label}){tail}"
+        return Problem(_printable(where), _printable(finding.what), _printable(finding.fix))
+
+
+def _printable(text: str) -> str:
+    """Names are shown as they were written, but never steer a terminal."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def line_of(document: Document, path: FieldPath) -> int | None:

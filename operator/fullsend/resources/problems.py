@@ -48,17 +48,38 @@ class Checked(Generic[M_co]):
 def check(kind: type[M_co], raw: Any, prefix: FieldPath = ()) -> Checked[M_co]:
     """The model, or everything that is wrong with ``raw``."""
     raw = without_nulls(raw)
+    found = list(_unstorable(raw))
     try:
         model = kind.model_validate(raw, by_alias=True, by_name=False)
-        return Checked(model, model)
+        return Checked(None if found else model, model, _placed(found, prefix))
     except ValidationError as error:
-        found = list(_findings(kind, error))
+        found += _findings(kind, error)
         usable = _usable(kind, raw if isinstance(raw, dict) else {})
         if isinstance(raw, dict):
             told = {finding.path for finding in found}
             found += [Finding(fault.path, fault.what) for fault in usable.faults if fault.path not in told]
-        unique = {(item.path, item.what): Finding((*prefix, *item.path), item.what, item.fix) for item in found}
-        return Checked(None, usable.model, tuple(unique.values()))
+        return Checked(None, usable.model, _placed(found, prefix))
+
+
+def _placed(found: Sequence[Finding], prefix: FieldPath) -> tuple[Finding, ...]:
+    unique = {(item.path, item.what): Finding((*prefix, *item.path), item.what, item.fix) for item in found}
+    return tuple(unique.values())
+
+
+def _unstorable(raw: Any, path: FieldPath = ()) -> Iterator[Finding]:
+    """Text that neither a mail nor PostgreSQL can hold: NUL, and halves of characters that JSON can write."""
+    match raw:
+        case str() if "\0" in raw:
+            yield Finding(path, "holds a NUL character")
+        case str() if not raw.isascii() and any("\ud800" <= character <= "\udfff" for character in raw):
+            yield Finding(path, "holds half a character (a lone surrogate)")
+        case dict():
+            for key, value in raw.items():
+                yield from _unstorable(key, path)
+                yield from _unstorable(value, (*path, key))
+        case list():
+            for index, value in enumerate(raw):
+                yield from _unstorable(value, (*path, index))
 
 
 def without_nulls(raw: Any) -> Any:
@@ -112,8 +133,8 @@ def _findings(model: type[Model], error: ValidationError) -> Iterator[Finding]:
                 guessed.add((*path[:-1], guess))
     for item in details:
         path = tuple(part for part in item["loc"] if part != "[key]")
-        if item["type"] == "missing" and path in guessed:
-            continue
+        if (item["type"] == "missing" and path in guessed) or item["type"] == "string_unicode":
+            continue  # said already: as a misspelt field, as text that cannot be stored
         yield Finding(path, *_sentence(model, item, path))
 
 

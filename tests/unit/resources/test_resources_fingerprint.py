@@ -85,6 +85,31 @@ def test_what_may_be_edited_does_not_count(load: Load, old: str, new: str) -> No
     assert fingerprint(content(load, edited(CAMPAIGN, old, new))) == fingerprint(content(load))
 
 
+def test_the_order_of_exclusions_does_not_count_but_that_of_audiences_does(load: Load) -> None:
+    """The first of two rows of one person wins, so the order of audiences decides who gets which variables."""
+    other = AUDIENCE.replace("newsletter", "other")
+    texts = (AUDIENCE, other, TRANSPORT)
+    both = [
+        edited(CAMPAIGN, "[{name: newsletter}]", f"[{{name: {a}}}, {{name: {b}}}]")
+        for a, b in (("newsletter", "other"), ("other", "newsletter"))
+    ]
+    one, two = (fingerprint(frozen_content(resolved(load, *texts, text))) for text in both)
+    assert one != two
+    more = (*texts, AUDIENCE.replace("newsletter", "third"))
+    without = [
+        edited(
+            CAMPAIGN,
+            "spec:\n",
+            "spec:\n  exclude: ["
+            + ", ".join(f"{{audienceRef: {{name: {name}}}}}" for name in names)
+            + ", {ledgerKey: winter}]\n",
+        )
+        for names in (("other", "third"), ("third", "other"))
+    ]
+    one, two = (fingerprint(frozen_content(resolved(load, *more, text))) for text in without)
+    assert one == two
+
+
 def test_the_transport_does_not_count(load: Load) -> None:
     other = edited(TRANSPORT, "smtp.mail.example", "other.mail.example, port: 25")
     assert fingerprint(content(load, transport=other)) == fingerprint(content(load))

@@ -260,3 +260,27 @@ def test_base64_with_line_breaks_is_base64(load: Load) -> None:
     text = base64.encodebytes(b"x" * 100).decode().replace("\n", "\n    ")
     manifests = load(f"apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\ndata:\n  a: |\n    {text}")
     assert manifests.secrets["default", "s"].data == {"a": b"x" * 100}
+
+
+@pytest.mark.parametrize(("text", "what"), [("\\0", "holds a NUL character"), ("\\ud83d", "holds half a character")])
+def test_text_that_no_database_can_hold_is_refused_where_it_is(tmp_path: Path, text: str, what: str) -> None:
+    value = json.loads('"' + text.replace("\\0", "\\u0000") + '"')
+    items = [read_back(each, tmp_path) for each in (AUDIENCE, TRANSPORT, CAMPAIGN)]
+    items[0]["spec"]["inline"]["recipients"][0]["variables"]["note"] = [value]
+    items[2]["spec"]["message"]["text"] = "{{ unsubscribe_url }}" + value
+    _, problems = assemble([Document(None, 1, item) for item in items])
+    assert [str(each).split(" (")[0] for each in problems] == [
+        f"Audience default/newsletter, spec.inline.recipients[0].variables.note[0]: {what}",
+        f"Campaign default/spring, spec.message.text: {what}",
+    ]
+
+
+def test_a_name_cannot_steer_the_terminal_it_is_shown_on(tmp_path: Path) -> None:
+    item = read_back(AUDIENCE, tmp_path)
+    item["spec"]["\x1b[2J"] = 1
+    item["kind"] = "Audi\x07ence"
+    _, problems = assemble([Document(None, 1, item)])
+    assert all(str(problem).isprintable() for problem in problems)
+    item["kind"] = "Audience"
+    _, problems = assemble([Document(None, 1, item)])
+    assert any(r"spec.\x1b[2J: is not a field here" in str(problem) for problem in problems)

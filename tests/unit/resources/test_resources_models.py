@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -22,7 +23,7 @@ from fullsend.resources.models import (
     parse_percent,
 )
 from fullsend.resources.schema import structural_schema
-from fullsend.resources.template import shows
+from fullsend.resources.template import BODY_LIMIT, shows
 from fullsend.smtp.rules import Charge as SmtpCharge
 from fullsend.states import REOPENABLE, DeliveryState
 
@@ -116,7 +117,7 @@ def test_a_duration_is_a_row_of_numbers_and_units(text: str, seconds: int) -> No
     assert parse_duration(text) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "2 weeks", "1.5h", "5m\n", "5M", "1h1h1h1h1h", "1234567s", "٣s"])
+@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "2 weeks", "1.5h", "5m\n", "5M", "1h1h1h1h1h", "123456s", "٣s"])
 def test_anything_else_is_no_duration_for_the_helper_and_the_model_alike(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
@@ -192,6 +193,11 @@ def test_a_transactional_campaign_needs_none_of_it() -> None:
         ("{{- link(unsubscribe_url) -}}", True),
         ("{% set out = unsubscribe_url %}{{ out }}", True),
         ("{{ a }}{{\n unsubscribe_url\n}}", True),
+        ("{{ 'it\\'s' ~ unsubscribe_url }}", True),
+        ("{% raw %}{{ x }}{% endraw %}{{ unsubscribe_url }}", True),
+        ("{# <!-- #}{{ unsubscribe_url }}", True),
+        ("<!-- {{ unsubscribe_url }}", False),
+        ("{{ 'it\\'s unsubscribe_url' }}", False),
         ("{{ unsubscribe_urls }}", False),
         ("{{ my.unsubscribe_url }}", False),
         ("{{ 'unsubscribe_url' }}", False),
@@ -204,6 +210,16 @@ def test_a_transactional_campaign_needs_none_of_it() -> None:
 )
 def test_a_link_counts_only_where_a_reader_sees_it(template: str, seen: bool) -> None:
     assert shows(template, "unsubscribe_url") is seen
+
+
+@pytest.mark.parametrize("piece", ["{{", "<!--", "{{ '\\'", "{% raw %}", "{% ", "{#", "{{ x }}", "\\'"])
+def test_a_hostile_template_is_looked_at_in_linear_time(piece: str) -> None:
+    """Quadratic scanning of half a megabyte would take minutes; this takes a tenth of a second."""
+    hostile = (piece * BODY_LIMIT)[:BODY_LIMIT]
+    started = time.perf_counter()
+    assert not shows(hostile, "unsubscribe_url")
+    assert not shows("{{ " + hostile + " }}", "unsubscribe_url")
+    assert time.perf_counter() - started < 5
 
 
 def test_one_click_needs_https_and_a_url_that_knows_the_recipient() -> None:
