@@ -4,7 +4,8 @@ A body is the concatenation of encoded chunks (``encoding``). Chunks of static t
 the composer is made, so that per recipient only values are encoded. A chunk that is not in the table, for whatever
 reason (control flow, filters, macros), is encoded like a value: the table is a cache and decides nothing.
 
-Measured on a noisy 2-core machine with a 6 KB text+HTML message, 14 values (``bench/message.py``): MEASURED.
+Measured on a noisy 2-core machine (``bench/message.py``, 5.7 KB of text and HTML, 22 values): 39 us of CPU a message,
+of which jinja2 itself takes 18; the standard library's EmailMessage takes 930 for the same.
 """
 
 from __future__ import annotations
@@ -74,6 +75,14 @@ def uri(link: str) -> str:
     return _NOT_IN_LINKS.sub(lambda match: quote(match[0], safe="", errors="replace"), link)
 
 
+def end(chunks: list[bytes]) -> None:
+    """Take the soft line break off the last chunk before a boundary: some readers make a line break of it there."""
+    while chunks and not chunks[-1]:
+        chunks.pop()
+    if chunks:
+        chunks[-1] = chunks[-1].removesuffix(b"=\r\n")
+
+
 class _Escaped(str):
     """A value that is percent-encoded where a link prints it, and only once where the link says ``|urlencode``."""
 
@@ -139,7 +148,10 @@ class Composer:
         bodies = self._bodies(values)
         out.append(compiled.segments[0])
         for hole, segment in zip(compiled.parts, compiled.segments[1:], strict=True):
-            out += bodies[hole.name]
+            body = bodies[hole.name]
+            if segment and hole.encoding == "quoted-printable":
+                end(body)
+            out += body
             out.append(segment)
         data = b"".join(out)
         return Composed(data, message_id, subject, not address.isascii())
@@ -211,8 +223,6 @@ class Composer:
             whole = hole.encoding == "base64" or (hole.name == "html" and self._text is None)
             try:
                 bodies[hole.name], html = self._body(part, values, hole.encoding, whole=whole)
-            except RenderError as error:
-                raise part.failure(error) from error
             except Exception as error:
                 raise part.failure(error) from error
         return bodies

@@ -50,7 +50,7 @@ def collapsed(value: str) -> str:
 
 
 def unstructured(name: str, value: str) -> bytes:
-    """A whole field, ``Name: value`` CRLF, for free text such as a subject. ``value`` is ``collapsed`` and not empty."""
+    """A whole field, ``Name: value`` CRLF, for free text such as a subject. ``value`` is ``collapsed``, not empty."""
     if _PLAIN(value):
         if len(name) + 2 + len(value) <= LINE:
             return f"{name}: {value}\r\n".encode("ascii")

@@ -59,10 +59,18 @@ def test_every_problem_is_reported_at_once() -> None:
         unsubscribe_url="http://example.com/u",
     )
     assert set(problems(source)) == {
-        "message.from.address", "message.replyTo", "message.subject, line 1", "message.text, line 1", "message.html, line 2",
-        "message.headers.Bcc", "message.headers.X Y", "message.headers.x-a", "unsubscribe.listId", "message.feedbackId",
+        "message.from.address",
+        "message.replyTo",
+        "message.subject, line 1",
+        "message.text, line 1",
+        "message.html, line 2",
+        "message.headers.Bcc",
+        "message.headers.X Y",
+        "message.headers.x-a",
+        "unsubscribe.listId",
+        "message.feedbackId",
         "unsubscribe.url",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -80,30 +88,79 @@ def test_every_problem_is_reported_at_once() -> None:
         ({"unsubscribe_mailto": "u@example.com"}, "unsubscribe.mailto", "does not begin with mailto:"),
         ({"html": "<p>Hello</p>"}, "message.html", "the unsubscribe link is not in it"),
         ({"text": "Hello"}, "message.text", "the unsubscribe link is not in it"),
-        ({"text": "", "html": '<p title="{{ unsubscribe_url }}">Hello</p>'}, "message.html", "does not show in plain text"),
+        (
+            {"text": "", "html": '<p title="{{ unsubscribe_url }}">Hello</p>'},
+            "message.html",
+            "does not show in plain text",
+        ),
         ({"attachments": (LOGO,), "html": ""}, "message.attachments[0].inline", "no html part"),
         ({"attachments": (LOGO, LOGO)}, "message.attachments[1].contentId", "used twice"),
         ({"attachments": (replace(LOGO, name="a/b"),)}, "message.attachments[0].name", "not a file name"),
         ({"attachments": (replace(LOGO, name="a\r\nBcc: x"),)}, "message.attachments[0].name", "not a file name"),
-        ({"attachments": (replace(LOGO, content_id="<x>"),)}, "message.attachments[0].contentId", "cannot be a content id"),
-        ({"attachments": (replace(LOGO, content_type="png"),)}, "message.attachments[0].contentType", "not a media type"),
-        ({"attachments": (replace(LOGO, content_type="a/b\r\nBcc: x"),)}, "message.attachments[0].contentType", "not a media"),
-        ({"attachments": (replace(LOGO, content_type="message/rfc822"),)}, "message.attachments[0].contentType", "be attached"),
-        ({"attachments": (replace(LOGO, data=b"x" * 20_000_001),)}, "message.attachments", "more than 20,000,000 bytes"),
+        (
+            {"attachments": (replace(LOGO, content_id="<x>"),)},
+            "message.attachments[0].contentId",
+            "cannot be a content id",
+        ),
+        (
+            {"attachments": (replace(LOGO, content_type="png"),)},
+            "message.attachments[0].contentType",
+            "not a media type",
+        ),
+        (
+            {"attachments": (replace(LOGO, content_type="a/b\r\nBcc: x"),)},
+            "message.attachments[0].contentType",
+            "not a media",
+        ),
+        (
+            {"attachments": (replace(LOGO, content_type="message/rfc822"),)},
+            "message.attachments[0].contentType",
+            "be attached",
+        ),
+        (
+            {"attachments": (replace(LOGO, data=b"x" * 20_000_001),)},
+            "message.attachments",
+            "more than 20,000,000 bytes",
+        ),
         ({"html": MARKETING.html + '<img src="cid:nope">'}, "message.html", "cid:nope refers to no inline attachment"),
         ({"text": "x" * 2_000_001}, "message.text", "more than 2,000,000 characters"),
     ],
-)  # fmt: skip
+)
 def test_a_message_that_cannot_be_right_is_refused(change: dict[str, object], where: str, what: str) -> None:
     assert what in problems(replace(MARKETING, **change))[where]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "name",
-    ["From", "bcc", "Cc", "To", "Sender", "Reply-To", "Return-Path", "Received", "DKIM-Signature", "Content-Type",
-     "content-transfer-encoding", "Resent-From", "ARC-Seal", "Message-ID", "Date", "Subject", "List-Unsubscribe", "Feedback-ID",
-     "Authentication-Results", "MIME-Version", "Auto-Submitted", "Precedence", "X:Y", "", "Ünicode", "X\r\nBcc"],
-)  # fmt: skip
+    [
+        "From",
+        "bcc",
+        "Cc",
+        "To",
+        "Sender",
+        "Reply-To",
+        "Return-Path",
+        "Received",
+        "DKIM-Signature",
+        "Content-Type",
+        "content-transfer-encoding",
+        "Resent-From",
+        "ARC-Seal",
+        "Message-ID",
+        "Date",
+        "Subject",
+        "List-Unsubscribe",
+        "Feedback-ID",
+        "Authentication-Results",
+        "MIME-Version",
+        "Auto-Submitted",
+        "Precedence",
+        "X:Y",
+        "",
+        "Ünicode",
+        "X\r\nBcc",
+    ],
+)
 def test_headers_that_are_not_the_users_are_refused(name: str) -> None:
     assert f"message.headers.{name}" in problems(replace(MARKETING, headers={name: "x"}))
 

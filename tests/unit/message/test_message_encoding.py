@@ -13,9 +13,38 @@ from hypothesis import strategies as st
 from fullsend.message.encoding import base64_lines, prefers_base64, quoted_printable
 
 PIECES = [
-    "\n", "\r\n", "\r", ".", "..", "." * 40, "From ", "F", "=", "=20", "é", "😀", "\ud83d", "\0", "\x0b", "\x0c", "\x7f", "\t", " ",
-    "    ", "\u2028", "\u202e", "\u00a0", "word ", "x" * 37, "x" * 74, "x" * 75, "x" * 76, "日本語", "--", "\r\n.\r\n",
-]  # fmt: skip
+    "\n",
+    "\r\n",
+    "\r",
+    ".",
+    "..",
+    "." * 40,
+    "From ",
+    "F",
+    "=",
+    "=20",
+    "é",
+    "😀",
+    "\ud83d",
+    "\0",
+    "\x0b",
+    "\x0c",
+    "\x7f",
+    "\t",
+    " ",
+    "    ",
+    "\u2028",
+    "\u202e",
+    "\u00a0",
+    "word ",
+    "x" * 37,
+    "x" * 74,
+    "x" * 75,
+    "x" * 76,
+    "日本語",
+    "--",
+    "\r\n.\r\n",
+]
 NASTY = st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(max_size=200)
 
 
@@ -58,6 +87,9 @@ def test_base64_carries_the_same_text(text: str) -> None:
     assert "\n" not in decoded.replace("\r\n", "")
 
 
-@pytest.mark.parametrize(("text", "wins"), [("", False), ("Viele Grüße aus Köln von uns allen hier", False), ("こんにちは、世界", True), ("Привет", True)])
+@pytest.mark.parametrize(
+    ("text", "wins"),
+    [("", False), ("Viele Grüße aus Köln von uns allen hier", False), ("こんにちは、世界", True), ("Привет", True)],
+)
 def test_the_shorter_encoding_is_preferred(text: str, wins: bool) -> None:
     assert prefers_base64(text) is wins

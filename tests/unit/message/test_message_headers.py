@@ -17,7 +17,9 @@ from fullsend.message.headers import collapsed, mailbox, unstructured, wire_addr
 VALUES = (
     st.text(max_size=300)
     | st.text(st.sampled_from("aé \t\r\n=?_,;:\"'<>()@\\.\0\u200f\u202e\u2028😀"), max_size=120)
-    | st.lists(st.sampled_from(["word", "=?utf-8?q?x?=", "Grüße", "x" * 90, "日本語", "\r\nBcc: a@b"]), max_size=20).map(" ".join)
+    | st.lists(
+        st.sampled_from(["word", "=?utf-8?q?x?=", "Grüße", "x" * 90, "日本語", "\r\nBcc: a@b"]), max_size=20
+    ).map(" ".join)
 )
 
 
@@ -65,11 +67,23 @@ def test_collapsed_values_hold_no_control_characters(value: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "Example", "Example News", "O'Neil", 'The "Best"', "back\\slash", "Doe, Jane", "a@b.example", "Käse & Brüder",
-        "日本の会社", "=?utf-8?q?trick?=", "Emoji 😀 Inc.", "Line\r\nBcc: victim@example.com", "Dr. " + "Long " * 20 + "Name",
-        "(comment)", "Semi; Colon: Ltd.",
+        "Example",
+        "Example News",
+        "O'Neil",
+        'The "Best"',
+        "back\\slash",
+        "Doe, Jane",
+        "a@b.example",
+        "Käse & Brüder",
+        "日本の会社",
+        "=?utf-8?q?trick?=",
+        "Emoji 😀 Inc.",
+        "Line\r\nBcc: victim@example.com",
+        "Dr. " + "Long " * 20 + "Name",
+        "(comment)",
+        "Semi; Colon: Ltd.",
     ],
-)  # fmt: skip
+)
 def test_a_display_name_reads_back_as_it_was_written(name: str) -> None:
     data = mailbox("From", name, "news@example.com")
     assert_one_field(data, "From")
@@ -112,12 +126,30 @@ def test_the_domain_goes_on_the_wire_in_a_labels(address: str, wire: str) -> Non
 @pytest.mark.parametrize(
     "address",
     [
-        "", "jane", "@example.com", "jane@", "jane@exam ple.com", "jane>\r\nBcc: x@example.com", "jane@example.com\r\nBcc: x@y.z",
-        "jane@example.com>", "a b@example.com", "jane@-example.com", "jane@example..com", ".jane@example.com", "jane.@example.com",
-        '"a"b"@example.com', "jane@example.com\n", "jane@\u2028example.com", "j\u2028ane@ex.com", "a" * 400 + "@example.com",
-        "j\ud83d@example.com", "jane@" + "ä" * 80 + ".com", "a,b@example.com", "a@b@example.com",
+        "",
+        "jane",
+        "@example.com",
+        "jane@",
+        "jane@exam ple.com",
+        "jane>\r\nBcc: x@example.com",
+        "jane@example.com\r\nBcc: x@y.z",
+        "jane@example.com>",
+        "a b@example.com",
+        "jane@-example.com",
+        "jane@example..com",
+        ".jane@example.com",
+        "jane.@example.com",
+        '"a"b"@example.com',
+        "jane@example.com\n",
+        "jane@\u2028example.com",
+        "j\u2028ane@ex.com",
+        "a" * 400 + "@example.com",
+        "j\ud83d@example.com",
+        "jane@" + "ä" * 80 + ".com",
+        "a,b@example.com",
+        "a@b@example.com",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_address_never_reaches_a_header(address: str) -> None:
     with pytest.raises(RenderError):
         wire_address(address)

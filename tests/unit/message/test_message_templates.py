@@ -77,7 +77,8 @@ HOSTILE = [
     "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
     "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
     "{% set x %}{% for i in range(10000) %}" + "static text " * 1000 + "{% endfor %}{% endset %}",
-    "{% macro m() %}" + "static text " * 1000 + "{% endmacro %}{% set x %}{% for i in range(10000) %}{{ m() }}{% endfor %}{% endset %}",
+    "{% macro m() %}" + "static text " * 1000 + "{% endmacro %}"
+    "{% set x %}{% for i in range(10000) %}{{ m() }}{% endfor %}{% endset %}",
     "{{ lipsum(n=100000) }}",
     "{{ [1, 2]|random }}",
     "{{ 'a'.translate({97: 'b' * 1000}) }}",
@@ -85,7 +86,7 @@ HOSTILE = [
     "{{ ('%s' % 'a').__init__.__globals__ }}",
     "{{ '{0.__class__.__init__.__globals__}'.format(range) }}",
     "{{ [].append(1) }}",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("source", HOSTILE)
@@ -134,7 +135,7 @@ def test_a_hostile_template_is_refused_in_little_time_and_memory(source: str) ->
         ("{{ null_value }}.", "."),
         ("{{ null_value or 'friend' }}", "friend"),
     ],
-)  # fmt: skip
+)
 def test_everyday_templates_are_not_in_the_way_of_the_guards(source: str, result: str) -> None:
     assert render(source, {"null_value": None}) == result
 
@@ -180,7 +181,7 @@ def test_a_failure_names_part_line_and_cause(source: str, message: str) -> None:
         ("{{ " + "9" * 5000 + " }}", "message.text", "Exceeds the limit"),
         ("{% block a %}{% endblock %}{% block a %}{% endblock %}", "message.text, line 1", "block 'a' defined twice"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_template_is_reported_with_its_line(source: str, where: str, what: str) -> None:
     found, problems = check("message.text", source, LimitedEnvironment(Budget(), html=False))
     assert found is None
