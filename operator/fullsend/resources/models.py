@@ -27,7 +27,6 @@ from fullsend.resources.campaign import (
     Completion,
     ExcludeItem,
     FailurePolicy,
-    PodSettings,
     Reopen,
     ReopenState,
     Retry,
@@ -37,6 +36,7 @@ from fullsend.resources.campaign import (
     Tolerate,
     Unsubscribe,
 )
+from fullsend.resources.pods import PodSettings
 from fullsend.resources.status import (
     CampaignStatus,
     Condition,
