@@ -14,7 +14,10 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from fullsend.errors import FullsendError, InvalidInput, LedgerError, Problem
+from fullsend.audience.identity import InvalidAddress, normalise
+from fullsend.audience.intake import unusable_identity
+from fullsend.audience.sources.base import SourceRow
+from fullsend.errors import FullsendError, InvalidInput, Problem
 from fullsend.ledger import campaigns
 from fullsend.ledger.database import Database
 from fullsend.ledger.migrate import migrate
@@ -131,4 +134,9 @@ def fail(error: FullsendError) -> NoReturn:
     sys.exit(EXIT_INVALID if isinstance(error, InvalidInput) else EXIT_BROKEN)
 
 
-__all__ = ["LedgerError", "Where", "campaign_named", "namespace_option", "output_option", "runs", "where_options"]
+def identity_of(address: str) -> str:
+    """The identity of an address as typed, as the planner would make it, also of one that can't be used."""
+    try:
+        return normalise(address).identity
+    except InvalidAddress:
+        return unusable_identity(SourceRow(address, {}, 0), "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from fullsend.errors import InvalidInput, Problem
 from fullsend.ledger import reports
 from fullsend.ledger.database import Database
 from fullsend.ledger.migrate import migrate
-from fullsend.ledger.tenants import tenant_dsn
+from fullsend.ledger.tenants import tenant_access
 from fullsend.local.campaign import LocalCampaign
 from fullsend.local.display import display_for
 from fullsend.local.mounts import LocalMounts
@@ -27,6 +28,8 @@ from fullsend.local.run import Ending, ExitCode, Runner
 from fullsend.resources.load import load_manifests
 from fullsend.resources.manifests import Manifests
 from fullsend.resources.resolve import resolve
+
+log = logging.getLogger(__name__)
 
 paths_argument = click.argument(
     "paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True), metavar="PATH..."
@@ -108,7 +111,10 @@ async def _campaigns(manifests: Manifests, dsn: str, state: Path) -> AsyncIterat
                 mounts = LocalMounts(state, namespace)
                 mounts.lay(manifests, namespace)
                 dsn_file = state / "ledger" / f"{namespace}.dsn"
-                write_private(dsn_file, (await tenant_dsn(dsn, namespace)).encode())
+                access = await tenant_access(dsn, namespace)
+                if not access.isolated:
+                    log.warning("no database role of its own for namespace %s: its jobs use the owner's", namespace)
+                write_private(dsn_file, access.dsn.encode())
                 places[namespace] = (mounts, dsn_file)
             mounts, dsn_file = places[namespace]
             opened.append(await Database.open(dsn, application=f"fullsend-run/{resolved.name}"))

@@ -1,4 +1,4 @@
-"""``fullsend migrate``, ``retry`` and ``purge``: what is done to a ledger as a whole or to a campaign that has ended."""
+"""``fullsend migrate``, ``retry`` and ``purge``: upkeep of a ledger, and of campaigns that have ended."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import uuid
 
 import click
 
-from fullsend.audience.identity import normalise
-from fullsend.cli.options import Where, campaign_named, namespace_option, runs, where_options
+from fullsend.cli.options import Where, campaign_named, identity_of, namespace_option, runs, where_options
 from fullsend.errors import InvalidInput, Problem
 from fullsend.ledger import campaigns
 from fullsend.ledger.identity_hash import hash_identity, installation
@@ -52,7 +51,7 @@ async def retry(
     async with where.open() as db:
         found = await campaign_named(db, namespace, campaign)
         key = (await installation(db)).hash_key
-        hashes = [hash_identity(key, normalise(address).identity) for address in addresses]
+        hashes = [hash_identity(key, identity_of(address)) for address in addresses]
         wanted = tuple(DeliveryState(state) for state in states) or tuple(sorted(REOPENABLE))
         await campaigns.request_reopen(
             db, found, id=f"cli-{uuid.uuid4().hex[:12]}", states=wanted, identities=hashes or None

@@ -26,6 +26,23 @@ class PlannedPerson:
     usable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedRecipient:
+    """What a message is built from. ``variables`` is JSON text."""
+
+    address: str
+    variables: str
+    token: str
+
+
+async def planned_recipient(
+    db: Database, campaign: CampaignId, identity_hash: bytes | None = None
+) -> PlannedRecipient | None:
+    """One recipient of the sealed plan: who has this identity, or (None) the first who is eligible."""
+    row = await db.fetch_one("planned_recipient", {"campaign": campaign, "identity": identity_hash})
+    return None if row is None else PlannedRecipient(**row)
+
+
 async def planned_identities(db: Database, campaign: CampaignId) -> AsyncGenerator[list[bytes], None]:
     """The identity hashes of the sealed plan, in pages."""
     async for page in _pages(db, "planned_identities", campaign):

@@ -217,8 +217,9 @@ class LocalCampaign:
             case act.Prove():
                 await campaigns.prove(self.db, campaign)
             case act.Finish(phase):
-                assert self.view is not None and self.view.proof is not None, "decide finishes on a proof"
-                await campaigns.finish(self.db, campaign, phase, self.view.proof)
+                proof = self.view.proof if self.view is not None else None
+                assert proof is not None, "decide finishes on a proof"
+                await campaigns.finish(self.db, campaign, phase, proof)
             case act.AcknowledgeHalt(halt_id):
                 now = datetime.now(UTC)
                 await campaigns.update_breaker(self.db, campaign, lambda view: breaker.acknowledge(view, halt_id, now))

@@ -39,6 +39,10 @@ class CompiledMessage:
     required: tuple[str, ...]
     optional: tuple[str, ...]
 
+    def message_id(self, token: str) -> str:
+        """The Message-ID of a recipient's message: the same at every attempt."""
+        return f"<{token}.{self.campaign}@{self.domain}>"
+
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal messages give equal bytes."""
         values: dict[str, Any] = {

@@ -25,7 +25,7 @@ import idna
 from fullsend.errors import RenderError
 from fullsend.message.compiled import CompiledMessage
 from fullsend.message.encoding import base64_lines, quoted_printable
-from fullsend.message.guards import MAX_OUTPUT, Budget
+from fullsend.message.guards import Budget
 from fullsend.message.headers import LONGEST_LINE, LONGEST_VALUE, collapsed, unstructured, wire_address
 from fullsend.message.plaintext import text_of
 from fullsend.message.templates import LimitedEnvironment, Part
@@ -128,7 +128,7 @@ class Composer:
         values, links = self._values(recipient)
         compiled = self._compiled
         address = wire_address(recipient.address)
-        message_id = f"<{recipient.token}.{compiled.campaign}@{compiled.domain}>"
+        message_id = compiled.message_id(recipient.token)
         subject = self._subject_for(values)
         out = [
             compiled.head,
@@ -229,32 +229,20 @@ class Composer:
 
     def _body(self, part: Part, values: dict[str, Any], encoding: str, *, whole: bool) -> tuple[list[bytes], str]:
         """The encoded chunks, and the rendered text where the ``whole`` of it is asked for."""
-        budget = self._budget
         if not whole:
             known = self._encoded.get
             out = []
-            size = 0
             for chunk in part.chunks(values):
                 encoded = known(chunk)
                 if encoded is None:
-                    size += len(chunk)
-                    if size > MAX_OUTPUT:
-                        raise RenderError(f"more than {MAX_OUTPUT:,} characters")
                     if chunk.endswith("\r"):
                         break  # half a line break, perhaps: only the whole text tells
                     encoded = quoted_printable(chunk)
                 out.append(encoded)
             else:
                 return out, ""
-            budget.reset()
-        chunks = []
-        size = 0
-        for chunk in part.chunks(values):
-            size += len(chunk)
-            if size > MAX_OUTPUT:
-                raise RenderError(f"more than {MAX_OUTPUT:,} characters")
-            chunks.append(chunk)
-        text = "".join(chunks)
+            self._budget.reset()
+        text = "".join(part.chunks(values))
         return [base64_lines(text) if encoding == "base64" else quoted_printable(text)], text
 
     @staticmethod

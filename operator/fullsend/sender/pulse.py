@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from fullsend.errors import LedgerUnavailable
 from fullsend.ledger import campaigns, sessions
@@ -67,7 +67,7 @@ class Pulse:
 
     def database_now(self) -> datetime:
         """The database's clock, as this machine can tell it."""
-        return datetime.fromtimestamp(time.time() + self._now_skew).astimezone()
+        return datetime.fromtimestamp(time.time() + self._now_skew, UTC)
 
     @property
     def held_back(self) -> bool:
