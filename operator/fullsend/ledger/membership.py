@@ -26,6 +26,16 @@ class JudgedMember:
     eligible: bool
 
 
+@dataclass(frozen=True, slots=True)
+class KnownMember:
+    """A membership as it is stored."""
+
+    address: str
+    variables: str
+    status: str
+    evidence: str
+
+
 async def find_lists(db: Database, tenant: str, names: Collection[str]) -> Mapping[str, int]:
     """The ids of the tenant's lists with these names; a name without a list is not in the answer."""
     rows = await db.fetch("lists_by_name", {"tenant": tenant, "names": sorted(names)})
@@ -41,3 +51,12 @@ async def judged_members(
     while rows := await db.fetch("judged_members", {**params, "after": after}):
         after = rows[-1]["id"]
         yield [JudgedMember(row["address"], row["variables"], row["status"], row["eligible"]) for row in rows]
+
+
+async def known_members(db: Database, tenant: str, name: str, hashes: Collection[bytes]) -> Mapping[bytes, KnownMember]:
+    """Those of these people who are on the list already."""
+    rows = await db.fetch("members_by_identity", {"tenant": tenant, "list": name, "hashes": list(hashes)})
+    return {
+        bytes(row["identity_hash"]): KnownMember(row["address"], row["variables"], row["status"], row["evidence"])
+        for row in rows
+    }

@@ -14,3 +14,9 @@ SELECT m.id, m.address, m.variables, m.status,
 FROM fullsend.member AS m
 WHERE m.list_id = %(list)s AND m.id > %(after)s
 ORDER BY m.id LIMIT %(page)s;
+
+-- members_by_identity --
+-- What a list holds of these people
+SELECT m.identity_hash, m.address, m.variables, m.status, m.evidence
+FROM fullsend.member AS m JOIN fullsend.list AS l ON l.id = m.list_id JOIN fullsend.tenant AS t ON t.id = l.tenant_id
+WHERE t.name = %(tenant)s AND l.name = %(list)s AND m.identity_hash = ANY (%(hashes)s::bytea[]);
