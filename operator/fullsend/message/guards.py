@@ -23,7 +23,7 @@ from fullsend.errors import RenderError
 MAX_TEXT = 4_000_000
 """Characters in any one string a template makes; a message of that size is refused by most relays."""
 MAX_OUTPUT = 10_000_000
-"""Characters in one rendered part."""
+"""Characters one message may print, counted where they are printed: in a macro or a ``{% set %}`` block too."""
 MAX_ITEMS = 10_000
 """Items in a range or a list a template makes."""
 MAX_STEPS = 200_000
@@ -57,13 +57,29 @@ class Budget:
     def step(self, text: int = 0) -> None:
         """One loop pass or call that puts out ``text`` characters of static text."""
         self.steps += 1
-        self.output += text
+        self.print(text)
         if self.steps > MAX_STEPS:
             raise RenderError(f"more than {MAX_STEPS:,} loop passes and calls in one message")
-        if self.output > MAX_OUTPUT:
-            raise RenderError(f"more than {MAX_OUTPUT:,} characters in one message")
         if not self.steps % 16:
             self.check_time()
+
+    def print(self, length: int) -> None:
+        self.output += length
+        if self.output > MAX_OUTPUT:
+            raise RenderError(f"more than {MAX_OUTPUT:,} characters in one message")
+
+    def printed(self, value: Any) -> Any:
+        """Whatever a template prints comes through here, before it is made text. ``null`` prints as nothing."""
+        if type(value) is str:
+            self.output += len(value)
+            if self.output > MAX_OUTPUT:
+                raise RenderError(f"more than {MAX_OUTPUT:,} characters in one message")
+            return value
+        if value is None:
+            return ""
+        if isinstance(value, str | bytes | dict | list | tuple):
+            self.print(_size(value))
+        return value
 
     def check_time(self) -> None:
         now = time.thread_time()

@@ -60,7 +60,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             undefined=StrictUndefined,
             optimized=False,
             keep_trailing_newline=True,
-            finalize=_nothing_for_null,
+            finalize=budget.printed,
             cache_size=0,
         )
         self.budget = budget
@@ -105,10 +105,6 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         if len(text) > MAX_TEXT:
             raise RenderError(f"~ would make a value of more than {MAX_TEXT:,} characters")
         return text
-
-
-def _nothing_for_null(value: Any) -> Any:
-    return "" if value is None else value
 
 
 def _static_length(node: nodes.Node) -> int:

@@ -64,7 +64,7 @@ def assert_safe_on_the_wire(data: bytes) -> None:
         assert not line.endswith((b" ", b"\t"))
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(st.lists(NASTY, max_size=5))
 @example(["x" * 75 + " "])
 @example(["é" * 2 + "." * 61 + "x", "."])
@@ -77,7 +77,7 @@ def test_encoded_chunks_can_be_concatenated(chunks: list[str]) -> None:
     assert quopri.decodestring(data).decode().replace("\r\n", "\n") == plain("".join(chunks))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(NASTY)
 def test_base64_carries_the_same_text(text: str) -> None:
     data = base64_lines(text)

@@ -36,7 +36,7 @@ def assert_one_field(data: bytes, name: str) -> None:
     assert all(line.startswith(b" ") for line in folded)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(VALUES)
 @example("x" * 200)
 @example("short " + "y" * 80)
@@ -54,7 +54,7 @@ def test_a_subject_reads_back_as_it_was_written(value: str) -> None:
     assert fast_mail_parser.parse_email(message).subject == value
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(VALUES)
 def test_collapsed_values_hold_no_control_characters(value: str) -> None:
     line = collapsed(value)

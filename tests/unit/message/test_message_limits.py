@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 import time
 from base64 import b64encode
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -74,8 +75,21 @@ def test_time_beyond_the_limit_is_the_templates_fault() -> None:
         run_limited("check", payload, seconds=1)
 
 
-def test_the_process_gets_no_environment_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGPASSWORD", "secret")
+def test_the_process_gets_no_environment_and_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    environments: list[object] = []
+
+    class Spy(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            environments.append(kwargs["env"])
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Spy)
+    slow = compile_message(replace(SOURCE, text="{% for a in range(9999) %}{% set x = range(9999)|sort %}{% endfor %}"))
+    payload = {"compiled": b64encode(slow.to_bytes()).decode("ascii"), "recipients": [["j@example.org", "t", {}]]}
     compile_limited(SOURCE)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    with pytest.raises(InvalidInput):
+        run_limited("check", payload, seconds=0.5)
+    assert environments == [{}, {}]
+    assert [child.returncode for child in started] == [0, -9]

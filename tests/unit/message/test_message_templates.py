@@ -79,6 +79,10 @@ HOSTILE = [
     "{% set x %}{% for i in range(10000) %}" + "static text " * 1000 + "{% endfor %}{% endset %}",
     "{% macro m() %}" + "static text " * 1000 + "{% endmacro %}"
     "{% set x %}{% for i in range(10000) %}{{ m() }}{% endfor %}{% endset %}",
+    "{% set b = 'a' * 1000000 %}{% for i in range(10000) %}{{ b }}{% endfor %}",
+    "{% set b = 'a' * 1000000 %}{% set x %}{% for i in range(10000) %}{{ b }}{% endfor %}{% endset %}",
+    "{% set b = 'a' * 1000000 %}{% filter upper %}{% for i in range(10000) %}{{ b|lower }}{% endfor %}{% endfilter %}",
+    "{% set b = 'a' * 1000000 %}{% set l = [b] * 3 %}{% for i in range(10000) %}{{ l }}{% endfor %}",
     "{{ lipsum(n=100000) }}",
     "{{ [1, 2]|random }}",
     "{{ 'a'.translate({97: 'b' * 1000}) }}",
@@ -92,7 +96,7 @@ HOSTILE = [
 @pytest.mark.parametrize("source", HOSTILE)
 def test_a_hostile_template_is_refused_in_little_time_and_memory(source: str) -> None:
     tracemalloc.start()
-    start = time.monotonic()
+    start = time.thread_time()
     try:
         environment = LimitedEnvironment(Budget(), html=False)
         found, problems = check("message.text", source, environment)
@@ -105,7 +109,7 @@ def test_a_hostile_template_is_refused_in_little_time_and_memory(source: str) ->
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - start < 8
+    assert time.thread_time() - start < 6
     assert peak < 100_000_000
 
 
