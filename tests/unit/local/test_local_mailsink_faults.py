@@ -276,3 +276,12 @@ def test_an_ordinary_day_has_some_of_everything_and_hardly_any_duplicates() -> N
     assert set(hits) == {rule.fault for rule in PRESETS["realistic"].rules}
     assert 200 < hits.total() < 400
     assert hits[Fault.DROP_AFTER_DOT] <= 5
+
+
+def test_the_page_on_the_sink_names_every_fault_and_preset_and_its_example_is_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "mail-sink.md").read_text()
+    for name in (*Fault, *PRESETS):
+        assert f"`{name}`" in page
+    file = tmp_path / "faults.yaml"
+    file.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    assert len(load_faults(str(file)).rules) == 5

@@ -22,9 +22,15 @@ async def serve(sink: MailSink) -> None:
     loop = asyncio.get_running_loop()
     for wanted in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(wanted, stop.set)
-    async with sink:
+    try:
+        await sink.listen()
+    except OSError as problem:
+        raise click.ClickException(f"cannot listen on {sink.host}:{sink.port}: {problem}") from problem
+    try:
         click.echo(f"mail sink listening on {sink.host}:{sink.port}")
         await stop.wait()
+    finally:
+        await sink.close()
     click.echo(f"mail sink took {sink.accepted} messages over {sink.connections_made} connections")
 
 
@@ -99,7 +105,4 @@ def mail_sink(
         pipelining=not no_pipelining,
         max_size=max_size,
     )
-    try:
-        uvloop.run(serve(sink))
-    except OSError as problem:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {problem}") from problem
+    uvloop.run(serve(sink))
