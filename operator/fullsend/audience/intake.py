@@ -40,8 +40,10 @@ class RowReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An eligible recipient as the render check needs it."""
+    """An eligible recipient as the render check needs it. ``where`` names the row to a person without naming anybody:
+    what a plan says ends up in a campaign's status."""
 
+    where: str
     address: str
     variables: str
     token: str
@@ -75,7 +77,7 @@ class Intake:
             token = tokens[place * 2 * TOKEN_BYTES : (place + 1) * 2 * TOKEN_BYTES]
             variables = variables_text(row, source)
             if state is DeliveryState.PENDING:
-                self._note(row.variables, Candidate(address, variables, token))
+                self._note(row.variables, Candidate(f"{source}, row {row.row}", address, variables, token))
             planned.append(
                 PlanRow(
                     address=address,

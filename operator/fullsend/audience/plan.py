@@ -119,14 +119,16 @@ class _Planner:
             what = f"the message can't be built for {check.failed} of the {check.checked} recipients tried"
             self.notes.append(f"{what}: {'; '.join(check.examples)}")
         await note_plan(self.db, self.campaign, self.generation, "\n".join(self.notes))
-        return await plans.seal_plan(
-            self.db,
-            self.campaign,
-            self.generation,
-            compiled=compiled.to_bytes(),
-            rows_read=intake.rows_read,
-            render_checked=check.checked,
-            render_failed=check.failed,
+        return await self._alive(
+            plans.seal_plan(
+                self.db,
+                self.campaign,
+                self.generation,
+                compiled=compiled.to_bytes(),
+                rows_read=intake.rows_read,
+                render_checked=check.checked,
+                render_failed=check.failed,
+            )
         )
 
     async def _compiled(self) -> CompiledMessage:
@@ -196,7 +198,10 @@ class _Planner:
             while not task.done():
                 await asyncio.wait({task}, timeout=HEARTBEAT)
                 if not task.done() and not await plans.heartbeat_plan(self.db, self.campaign, self.generation):
-                    raise SessionFenced("Another plan of this campaign took this one's place.")
+                    # No longer running: replaced, or just sealed by what is awaited here.
+                    await asyncio.wait({task}, timeout=HEARTBEAT)
+                    if not task.done():
+                        raise SessionFenced("Another plan of this campaign took this one's place.")
             return task.result()
         finally:
             if not task.done():

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from email import message_from_bytes
+from email.policy import default
 from typing import Any
 
 import pytest
 
+from fullsend.audience.audit import audit
 from fullsend.audience.plan import PlanFailed, plan, top_up
 from fullsend.errors import InvalidInput, LedgerError, SessionFenced
-from fullsend.ledger import campaigns, plans
+from fullsend.ledger import campaigns, lists, plans
+from fullsend.ledger.database import Database
+from fullsend.ledger.tenants import tenant_dsn
 from fullsend.ledger.view import Phase, PlanState, PlanView
 from fullsend.message.compiled import CompiledMessage
+from fullsend.message.compose import Composer, Recipient
 from fullsend.states import CampaignId
 from support.audience_world import TENANT, World, inline
 
@@ -128,7 +135,8 @@ async def test_a_variable_that_a_few_lack_is_planned_and_told(world: World) -> N
     view = await planned(world, campaign)
     assert (view.inserted, view.render_checked, view.render_failed) == (20, 20, 1)
     assert "1 of 20 recipients have no name, which the message needs" in view.message
-    assert "u0@x.de: " in view.message
+    assert "june, row 1: " in view.message
+    assert "@" not in view.message
 
 
 async def test_at_most_five_examples_are_told(world: World) -> None:
@@ -136,14 +144,14 @@ async def test_at_most_five_examples_are_told(world: World) -> None:
     campaign = await world.campaign(("june", inline(*people)), message={"text": "{{ 1 / n }}"})
     view = await planned(world, campaign)
     assert view.render_failed == 9
-    assert view.message.count("@x.de: ") == 5
+    assert view.message.count("june, row ") == 5
 
 
 async def test_a_message_that_nobody_can_get_fails_the_plan(world: World) -> None:
     campaign = await world.campaign(("june", inline(("ann@x.de", {"n": 0}))), message={"text": "{{ 1 / n }}"})
     error = await failure(world, campaign)
     assert error.reason == "NothingRenders"
-    assert "ann@x.de: " in str(error)
+    assert "june, row 1: " in str(error)
 
 
 async def test_a_template_that_does_not_compile_is_invalid_input_and_the_ledger_says_so(world: World) -> None:
@@ -301,3 +309,66 @@ async def test_a_guess_at_an_encoding_is_told_in_the_plan(world: World) -> None:
     (world.mounts.base_dir / "june.csv").write_bytes("email,name\nann@x.de,Müller\n".encode("latin-1"))
     view = await planned(world, await world.campaign(("june", {"csv": {"file": "june.csv"}})))
     assert "june.csv is not UTF-8; it was read as cp1252, a guess" in view.message
+
+
+async def test_a_plan_never_names_a_person_in_what_ends_up_in_a_status(world: World) -> None:
+    spec = world.csv("june.csv", "ann@x.de,Ann\nbob@x.de,Bob\n")
+    error = await failure(world, await world.campaign(("june", spec)))
+    assert error.reason == "MissingColumn"
+    assert "@" not in str(error)
+    assert "Ann" not in str(error)
+
+
+async def test_the_tenants_own_role_can_plan_and_top_up_and_read_what_it_excludes(world: World) -> None:
+    first = await world.campaign(("a", inline("ann@x.de")), key="first")
+    second = await world.campaign(("a", inline("Ann@x.de", "bob@x.de")), exclude_campaigns=["first"], key="second")
+    await lists.create_list(world.db, TENANT, "news", double_opt_in=False)
+    third = await world.campaign(("l", {"list": {"name": "news"}, "allowEmpty": True}), key="third")
+    db = await Database.open(await tenant_dsn(world.dsn, TENANT), application="tenant")
+    try:
+        for campaign in (first, second, third):
+            view = await plan(db, campaign, tenant=TENANT, mounts=world.mounts)
+            assert view.state is PlanState.SEALED
+        await top_up(db, second, tenant=TENANT, mounts=world.mounts)
+        assert (await audit(db, second, tenant=TENANT, mounts=world.mounts)).planned == 2
+    finally:
+        await db.close()
+    assert world.rows(second) == {"Ann@x.de": ("suppressed", "Excluded"), "bob@x.de": PENDING}
+
+
+async def test_a_config_maps_attachment_is_frozen_with_the_message(world: World) -> None:
+    (world.mounts.config_dir / "files").mkdir()
+    (world.mounts.config_dir / "files" / "terms.txt").write_bytes(b"the terms")
+    reference = {"name": "files", "key": "terms.txt"}
+    attachment = {"name": "terms.txt", "contentType": "text/plain", "configMapKeyRef": reference}
+    campaign = await world.campaign(("june", inline("ann@x.de")), message={"attachments": [attachment]})
+    await planned(world, campaign)
+    frozen = await campaigns.compiled(world.db, campaign)
+    assert frozen is not None
+    composed = Composer(CompiledMessage.from_bytes(frozen)).compose(Recipient("ann@x.de", "token"))
+    parts = [part.get_content() for part in message_from_bytes(composed.data, policy=default).iter_attachments()]
+    assert [text.strip() for text in parts] == ["the terms"]
+
+
+async def test_an_attachment_that_is_not_there_fails_the_plan_by_name(world: World) -> None:
+    reference = {"name": "files", "key": "terms.txt"}
+    attachment = {"name": "terms.txt", "contentType": "text/plain", "configMapKeyRef": reference}
+    campaign = await world.campaign(("june", inline("ann@x.de")), message={"attachments": [attachment]})
+    assert (await failure(world, campaign)).reason == "ConfigMapMissing"
+
+
+async def test_a_long_seal_keeps_its_heart_beating_and_is_not_taken_for_replaced(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullsend.audience.plan.HEARTBEAT", 0.05)
+    original = plans.seal_plan
+
+    async def seal_plan(*args: Any, **settings: Any) -> PlanView:
+        await asyncio.sleep(0.3)
+        view = await original(*args, **settings)
+        await asyncio.sleep(0.02)  # sealed, and not yet told
+        return view
+
+    monkeypatch.setattr(plans, "seal_plan", seal_plan)
+    campaign = await world.campaign(("june", inline("ann@x.de")))
+    assert (await planned(world, campaign)).state is PlanState.SEALED

@@ -132,6 +132,12 @@ def test_the_column_may_differ_by_case_alone_if_only_one_does(path: Path) -> Non
     assert rows(path, "Email,email\na,b\n")[0].address == "b"
 
 
+def test_an_id_column_is_also_the_variable_id(path: Path) -> None:
+    assert rows(path, "email,no\na@x.de,17\n", id_column="no")[0].variables == {"no": "17", "id": "17"}
+    assert rows(path, "email,no,id\na@x.de,17,x\n", id_column="no")[0].variables == {"no": "17", "id": "x"}
+    assert failure(path, "email\na@x.de\n", id_column="no").reason == "MissingColumn"
+
+
 def test_columns_without_a_name_are_left_out(path: Path) -> None:
     assert rows(path, "email,name,,\na@x.de,Ann,,\n")[0].variables == {"name": "Ann"}
 

@@ -93,11 +93,14 @@ def find_column(wanted: str, columns: Sequence[str], where: str) -> int:
     if len(alike) == 1:
         return alike[0]
     named = [name for name in columns if name]
-    text = f"{where} has no column {wanted!r}; its columns are {', '.join(named) or '(none)'}"
+    text = f"{where} has no column {wanted!r}"
     if any("@" in name for name in named):
+        # Not shown: what looks like people's data must not end up in a status or a log.
         text += "; its first row looks like data: a header row with the names of the columns is required"
-    elif close := _close_to(wanted, named):
-        text += f"; did you mean {close!r}?"
+    else:
+        text += f"; its columns are {', '.join(named) or '(none)'}"
+        if close := _close_to(wanted, named):
+            text += f"; did you mean {close!r}?"
     raise SourceError("MissingColumn", text)
 
 

@@ -35,12 +35,14 @@ _BOMS: Final = (  # UTF-32's little-endian mark begins with UTF-16's
 
 @dataclass(frozen=True, slots=True)
 class CsvSource:
-    """``delimiter`` and ``encoding`` "" mean: find out. Every column but the address's becomes a variable."""
+    """``delimiter`` and ``encoding`` "" mean: find out. Every column but the address's becomes a variable; the values
+    of ``id_column`` are also the variable ``id``."""
 
     path: Path
     column: str = "email"
     delimiter: str = ""
     encoding: str = ""
+    id_column: str = ""
     notes: list[str] = field(default_factory=list)
 
     def chunks(self) -> Chunks:
@@ -64,6 +66,11 @@ class CsvSource:
             # Columns without a name can't be a variable: spreadsheets write them for empty columns.
             kept = [place for place, name in enumerate(columns) if name and place != position]
             keys = [columns[place] for place in kept]
+            if self.id_column:
+                place = find_column(self.id_column, columns, self.path.name)
+                if "id" not in keys:
+                    kept.append(place)
+                    keys.append("id")
             chunk: list[SourceRow] = []
             for number, fields in reading.records(delimiter, len(columns)):
                 variables = dict(zip(keys, [fields[place] for place in kept], strict=True))

@@ -30,7 +30,11 @@ def open_source(
         return InlineSource(recipients)
     if spec.csv is not None:
         return CsvSource(
-            _csv_path(spec.csv, mounts), spec.csv.email_column, spec.csv.delimiter or "", spec.csv.encoding or ""
+            _csv_path(spec.csv, mounts),
+            column=spec.csv.email_column,
+            delimiter=spec.csv.delimiter or "",
+            encoding=spec.csv.encoding or "",
+            id_column=spec.csv.id_column or "",
         )
     if spec.list is not None:
         return ListSource(db, tenant, spec.list.all_names, frozenset(together_with) | set(spec.list.all_names))
