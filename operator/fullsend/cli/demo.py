@@ -23,6 +23,7 @@ from fullsend.cli.options import Where, runs
 from fullsend.cli.run import run_to_end
 from fullsend.errors import FullsendError, InvalidInput, Problem
 from fullsend.local.campaign import LocalCampaign
+from fullsend.local.run import ExitCode
 
 SAMPLES = Path("manifests/samples")
 PORT = 2525  # the one that the sample's transport names
@@ -102,17 +103,18 @@ def _seen_at_the_relay(folder: Path) -> str:
 @runs
 async def demo(samples: Path, folder: Path) -> None:
     """Run the sample campaign against a misbehaving mail sink, and kill a sender in the middle."""
-    console = Console()
+    sys.exit(await run_demo(Console(), samples, folder))
+
+
+async def run_demo(console: Console, samples: Path, folder: Path) -> ExitCode:
+    """The demo, on any console; ``folder`` is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    state = folder / "state"
     async with _mail_sink(folder):
-        killer = Killer(console)
-        code = await run_to_end(
-            [samples], Where("", (folder / "state").absolute()), "text", console=console, watch=killer.watch
-        )
-    console.print(_seen_at_the_relay(folder), highlight=False)
+        watch = Killer(console).watch
+        code = await run_to_end([samples], Where("", state.absolute()), "text", console=console, watch=watch)
+    console.print(_seen_at_the_relay(folder), highlight=False, soft_wrap=True)
     console.print(f"read it: {folder / 'mail'} (an .eml file each), {folder / 'mail.jsonl'}", highlight=False)
-    console.print(
-        f"ask on: .venv/bin/fullsend report spring-launch --state {folder / 'state'}", highlight=False, soft_wrap=True
-    )
-    sys.exit(code)
+    console.print(f"ask on:  .venv/bin/fullsend report spring-launch --state {state}", highlight=False, soft_wrap=True)
+    return code

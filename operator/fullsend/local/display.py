@@ -96,7 +96,8 @@ def display_for(console: Console, output: str) -> Display:
 def _print_events(console: Console, campaign: LocalCampaign) -> None:
     for event in campaign.take_events():
         style = "yellow" if event.type == "Warning" else "dim"
-        console.print(f"{campaign.name}: {event.reason}: {event.message}", style=style, highlight=False, markup=False)
+        text = ": ".join(filter(None, (campaign.name, event.reason, event.message)))
+        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _numbers(campaign: LocalCampaign) -> str:
