@@ -66,9 +66,11 @@ class Where:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Database]:
-        """The ledger, its schema brought up to date first."""
+        """The ledger. The embedded one's schema is brought up to date first; another database is not ours to change
+        in passing (``fullsend migrate`` and ``fullsend run`` do)."""
         async with self.dsn() as dsn:
-            await migrate(dsn)
+            if not self.database:
+                await migrate(dsn)
             db = await Database.open(dsn, application="fullsend")
             try:
                 yield db
