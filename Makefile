@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test check format docs bench lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,10 +29,14 @@ check: .setup-dev ## lint, format check, types, import contracts
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	$(PYTHON) tools/generate_docs.py --check
 
 format: .setup-dev ## apply the formatter and the safe fixes
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
+
+docs: .setup-dev ## write the pages of docs/ that come from the code
+	$(PYTHON) tools/generate_docs.py
 
 bench: .setup-dev ## run the benchmarks
 	@set -e; for bench in bench/*.py; do echo "== $$bench"; $(PYTHON) $$bench $(ARGS); done

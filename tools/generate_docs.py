@@ -1,0 +1,127 @@
+"""Writes the pages of docs/ that come from the code: the resources' fields and the campaign's conditions.
+
+``--check`` writes nothing and fails when a page is not what the code says (``make check`` runs it so).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from fullsend.reconcile.conditions import condition_table
+from fullsend.resources.audience import AudienceSpec
+from fullsend.resources.campaign import CampaignSpec
+from fullsend.resources.schema import structural_schema
+from fullsend.resources.status import CampaignStatus
+from fullsend.resources.template import MailTemplateSpec
+from fullsend.resources.transport import MailTransportSpec
+from fullsend.states import OPEN, SETTLED, TRANSITIONS, DeliveryState
+
+DOCS = Path(__file__).parents[1] / "docs"
+MADE = "<!-- Made by tools/generate_docs.py from the code; do not edit. -->"
+
+KINDS: tuple[tuple[str, type[BaseModel], str], ...] = (
+    ("Campaign", CampaignSpec, "spec"),
+    ("Audience", AudienceSpec, "spec"),
+    ("MailTemplate", MailTemplateSpec, "spec"),
+    ("MailTransport", MailTransportSpec, "spec"),
+    ("Campaign", CampaignStatus, "status"),
+)
+
+
+def resources() -> Iterator[str]:
+    yield MADE
+    yield "# Resources"
+    yield ""
+    yield "Everything in `fullsend.dev/v1alpha1`. Required fields are **bold**. Durations are such as `90s`, `15m`, `72h`"
+    yield "or `7d`; shares are such as `5%` or `0.3%`."
+    for kind, model, part in KINDS:
+        schema = structural_schema(model)
+        yield ""
+        yield f"## {kind}: `{part}`"
+        yield ""
+        yield " ".join(schema.get("description", "").split())
+        yield ""
+        yield "| field | type | what it is |"
+        yield "|---|---|---|"
+        yield from _rows(schema, "")
+
+
+def _rows(schema: dict[str, Any], prefix: str) -> Iterator[str]:
+    required = set(schema.get("required", ()))
+    for name, field in schema.get("properties", {}).items():
+        path = f"{prefix}{name}"
+        shown = f"**`{path}`**" if name in required else f"`{path}`"
+        text = " ".join(field.get("description", "").split()).replace("|", "\\|")
+        yield f"| {shown} | {_type(field)} | {text} |"
+        inner = field.get("items", field) if field.get("type") == "array" else field
+        if isinstance(inner, dict) and "properties" in inner:
+            yield from _rows(inner, f"{path}[]." if field.get("type") == "array" else f"{path}.")
+
+
+def _type(field: dict[str, Any]) -> str:
+    match field.get("type"):
+        case "array":
+            return f"list of {_type(field['items'])}"
+        case "object" if "additionalProperties" in field:
+            return "map"
+        case "string" if "enum" in field:
+            return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
+        case "string" if field.get("format") == "date-time":
+            return "time"
+        case None:
+            return "any"
+        case kind:
+            return str(kind)
+
+
+def conditions() -> Iterator[str]:
+    yield MADE
+    yield "# Conditions of a campaign"
+    yield ""
+    yield "A campaign is in one situation at a time; its conditions follow from it. `kstatus` is what Flux and"
+    yield "`helm --wait` make of them. `Finished` is true on either end, so that `kubectl wait --for=condition=Finished` returns."
+    yield ""
+    header, *rows = condition_table()
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+    yield ""
+    yield "## States of a recipient, and what may follow"
+    yield ""
+    yield "| state | counts as | may become |"
+    yield "|---|---|---|"
+    for state in DeliveryState:
+        group = "open" if state in OPEN else "settled" if state in SETTLED else "undelivered"
+        after = ", ".join(f"`{s.value}`" for s in DeliveryState if s in TRANSITIONS[state]) or "nothing: this is final"
+        yield f"| `{state.value}` | {group} | {after} |"
+
+
+PAGES = {"resources.md": resources, "conditions.md": conditions}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail instead of writing")
+    check = parser.parse_args().check
+    stale = []
+    for name, make in PAGES.items():
+        page, text = DOCS / name, "\n".join(make()) + "\n"
+        if page.exists() and page.read_text(encoding="utf-8") == text:
+            continue
+        if check:
+            stale.append(name)
+        else:
+            page.write_text(text, encoding="utf-8")
+    if stale:
+        sys.exit(f"docs/{', docs/'.join(stale)}: not what the code says; run `make docs` and commit the result")
+
+
+if __name__ == "__main__":
+    main()
