@@ -6,7 +6,7 @@ precedence); this table says what may happen in it. Actions are listed in the or
 
     situation                    Sweep  what may happen                      when
     LedgerUnreachable, -Broken   no     nothing
-    LedgerWentBack               no     Halt, StopSenders                    no row is touched before an acknowledgement
+    LedgerWentBack               no     Halt, drain                          no row is touched before an acknowledgement
     OwnedElsewhere               no     StopSenders                          our own jobs
     Conflict                     no     drain                                the key is ours; else nothing
     Complete, Failed, Cancelled  yes    StopSenders; reopen                  not a tombstone; see reopen
@@ -70,8 +70,9 @@ from fullsend.reconcile.situation import (
     Situation,
     classify,
     halted_for_person,
-    reopen_due,
-    reopen_unrequested,
+    may_reopen,
+    proves,
+    reopen_waits,
     too_many_rejected,
     went_back_id,
 )
@@ -109,7 +110,7 @@ def decide(desired: Desired, observed: Observed, now: datetime) -> Decision:
     return Decision(
         actions=(*actions, *_events(observed.previous, status, situation)),
         status=status,
-        look_again=_look_again(situation, desired, observed, status, now, acted=bool(actions)),
+        look_again=_look_again(situation, actions, desired, observed, status, now),
         situation=situation,
     )
 
@@ -123,6 +124,8 @@ def _actions(situation: Situation, desired: Desired, observed: Observed, now: da
             if view is not None and not halted_for_person(view):
                 _, message = explain(situation, desired, observed)
                 yield Halt(went_back_id(observed), breaker.Reason.LEDGER_WENT_BACK, message, needs_person=True)
+            if view is not None and observed.foreign_owner is None:
+                yield from _write_control(situation, desired, view)
             yield from _stop_senders(observed, situation)
             return
         case Situation.OWNED_ELSEWHERE:
@@ -160,10 +163,10 @@ def _with_ledger(
             return
         case Situation.COMPLETE | Situation.FAILED | Situation.CANCELLED:
             yield from _stop_senders(observed, situation)
-            if reopen_due(desired, view, now):
-                if not observed.ours:
-                    yield Register()
-                yield from _reopen(desired, view, now)
+            reopening = tuple(_reopen(desired, view, now))
+            if reopening and not observed.ours:
+                yield Register()
+            yield from reopening
         case Situation.PLANNING | Situation.PLAN_STALLED:
             plan = senders.start_plan(observed, view, now)
             if plan is not None:
@@ -178,6 +181,7 @@ def _with_ledger(
             yield from _drain(situation, desired, observed, view)
             yield from _end_rows(view, DeliveryState.EXPIRED, "DeadlinePassed")
         case Situation.FINISHING | Situation.UNPROVEN:
+            yield from _reopen(desired, view, now)  # what it opens makes the Finish below fail, as it should
             yield from _drain(situation, desired, observed, view)
             yield from _conclude(desired, view, now)
         case Situation.HALTED:
@@ -256,11 +260,16 @@ def _end_rows(view: LedgerView, to_state: DeliveryState, reason: str) -> Iterato
 
 
 def _reopen(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Action]:
-    if not reopen_due(desired, view, now):
+    """The view shows the newest request only. A wish with another id is given to the ledger at each look: it knows
+    every id it ever had, and does nothing for one of those. So such a wish must not keep anything from ending."""
+    wish, newest = desired.reopen, view.reopen
+    unseen = wish is not None and (newest is None or newest.id != wish.id)
+    if not may_reopen(desired, view, now):
         return
-    if desired.reopen is not None and reopen_unrequested(desired, view):
-        yield RequestReopen(desired.reopen.id, desired.reopen.states)
-    yield CarryOutReopen()
+    if wish is not None and unseen:
+        yield RequestReopen(wish.id, wish.states)
+    if unseen or reopen_waits(desired, view, now):
+        yield CarryOutReopen()
 
 
 def _conclude(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Action]:
@@ -271,7 +280,7 @@ def _conclude(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Act
     # A cancelled campaign, or one that was never planned, claims nothing that a contradiction could make untrue.
     must_hold = phase is not Phase.CANCELLED and view.phase is Phase.SENDING
     proof = view.proof
-    if proof is not None and proof.counts == view.counts and not _settled_since(view, proof):
+    if proof is not None and proves(proof, view) and not _settled_since(view, proof):
         if (proof.holds or not must_hold) and now - proof.at <= PROOF_FRESH:
             yield Finish(phase)
             return
@@ -302,18 +311,17 @@ def _events(previous: CampaignStatus, status: CampaignStatus, situation: Situati
 
 def _look_again(
     situation: Situation,
+    actions: tuple[Action, ...],
     desired: Desired,
     observed: Observed,
     status: CampaignStatus,
     now: datetime,
-    *,
-    acted: bool,
 ) -> timedelta:
-    if acted:
+    if any(not isinstance(action, (RequestReopen, CarryOutReopen)) for action in actions):
         return SOON
     match situation:
         case Situation.COMPLETE | Situation.FAILED | Situation.CANCELLED:
-            latest = REST
+            latest = BUSY if actions else REST
         case Situation.LEDGER_BROKEN | Situation.LEDGER_WENT_BACK | Situation.OWNED_ELSEWHERE | Situation.CONFLICT:
             latest = IDLE
         case _:

@@ -26,7 +26,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from fullsend.ledger.view import FINISHED, BreakerState, LedgerView, Phase, PlanState
+from fullsend.ledger.view import FINISHED, BreakerState, LedgerView, Phase, PlanState, Proof
 from fullsend.reconcile import breaker
 from fullsend.reconcile.observed import DatabaseFault, Desired, Observed
 from fullsend.reconcile.senders import planning_stalled, sendable
@@ -114,7 +114,7 @@ def _before_sending(desired: Desired, observed: Observed, view: LedgerView, now:
 
 
 def _sending(desired: Desired, view: LedgerView, now: datetime) -> Situation:
-    if view.counts.open == 0 and not reopen_due(desired, view, now):
+    if view.counts.open == 0 and not reopen_waits(desired, view, now):
         return Situation.UNPROVEN if disproved(view) else Situation.FINISHING
     if deadline_passed(desired, now):
         return Situation.EXPIRING
@@ -167,20 +167,23 @@ def too_many_rejected(desired: Desired, view: LedgerView) -> bool:
     )
 
 
-def reopen_due(desired: Desired, view: LedgerView, now: datetime) -> bool:
-    """A reopen is asked for and may be carried out: it would be undone at once by a cancel or a passed deadline, and
-    a campaign that was never planned has nobody to send to."""
+def may_reopen(desired: Desired, view: LedgerView, now: datetime) -> bool:
+    """A reopen would not be undone at once by a cancel or a passed deadline, and there is somebody to send to."""
     if desired.cancel or desired.problems or deadline_passed(desired, now):
         return False
-    if view.phase in (Phase.REGISTERED, Phase.PURGED) or view.counts.total == 0:
-        return False
-    return reopen_unrequested(desired, view) or (view.reopen is not None and view.reopen.done_at is None)
+    return view.phase not in (Phase.REGISTERED, Phase.PURGED) and view.counts.total > 0
 
 
-def reopen_unrequested(desired: Desired, view: LedgerView) -> bool:
-    return desired.reopen is not None and (view.reopen is None or view.reopen.id != desired.reopen.id)
+def reopen_waits(desired: Desired, view: LedgerView, now: datetime) -> bool:
+    """The ledger holds a request that is to be carried out before anything may end."""
+    return view.reopen is not None and view.reopen.done_at is None and may_reopen(desired, view, now)
 
 
 def disproved(view: LedgerView) -> bool:
     """The newest proof was made for just these counts and did not hold: the ledger contradicts itself."""
-    return view.proof is not None and not view.proof.holds and view.proof.counts == view.counts
+    return view.proof is not None and not view.proof.holds and proves(view.proof, view)
+
+
+def proves(proof: Proof, view: LedgerView) -> bool:
+    """Whether a proof speaks of these counts, whatever zeros either of them leaves out."""
+    return all(proof.counts[state] == view.counts[state] for state in DeliveryState)

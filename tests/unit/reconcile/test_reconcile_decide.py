@@ -134,7 +134,7 @@ def test_a_finished_campaign_stays_finished_while_the_ledger_is_broken() -> None
 def test_a_ledger_that_went_back_halts_and_sends_nothing() -> None:
     previous = look(wish(), world(view(revision=50))).status
     decision = look(wish(), world(view(revision=49, wave=1), previous=previous, jobs=(job(1),)))
-    assert kinds(decision) == ["Halt", "StopSenders"]
+    assert kinds(decision) == ["Halt", "WriteControl", "StopSenders"]
     assert of_kind(decision, Halt).reason == "LedgerWentBack"
     assert decision.status.halt is not None
     assert decision.status.halt.id == "ledger-went-back-50"
@@ -163,7 +163,7 @@ def test_an_acknowledged_loss_goes_on_from_the_older_revision_and_only_once() ->
 
 def test_halting_a_ledger_that_went_back_is_not_repeated() -> None:
     previous = look(wish(), world(view(revision=50))).status
-    halted = view(revision=41, breaker=replace(HALTED, halt_id="ledger-went-back-50"))
+    halted = view(revision=41, breaker=replace(HALTED, halt_id="ledger-went-back-50"), control=STOPPED.to_json())
     assert kinds(look(wish(), world(halted, previous=previous))) == []
 
 
@@ -412,8 +412,21 @@ def test_a_reopen_that_would_be_undone_at_once_waits() -> None:
 
 def test_nothing_is_finished_over_an_open_reopen_request() -> None:
     done = view({"rejected": 5}, control=STOPPED.to_json())
-    assert "CarryOutReopen" in kinds(look(wish(reopen=REOPEN), world(replace(done, proof=proof_of(done)))))
-    assert "Finish" not in kinds(look(wish(reopen=REOPEN), world(replace(done, proof=proof_of(done)))))
+    request = ReopenRequest("again", (DeliveryState.REJECTED,), ago(seconds=9), None, 0)
+    decision = look(wish(), world(replace(done, proof=proof_of(done), reopen=request)))
+    assert "CarryOutReopen" in kinds(decision)
+    assert "Finish" not in kinds(decision)
+
+
+def test_an_id_that_the_ledger_may_have_had_before_keeps_nothing_from_ending() -> None:
+    """The view shows the newest request only: whether ``again`` is older or new is for the ledger to say."""
+    newest = ReopenRequest("newer", (DeliveryState.HELD,), ago(minutes=9), ago(minutes=9), 0)
+    done = view({"rejected": 5}, control=STOPPED.to_json(), reopen=newest)
+    decision = look(wish(reopen=REOPEN), world(replace(done, proof=proof_of(done))))
+    assert kinds(decision) == ["RequestReopen", "CarryOutReopen", "Finish"]
+    finished = look(wish(reopen=REOPEN), world(replace(done, phase=Phase.COMPLETE)))
+    assert kinds(finished) == ["RequestReopen", "CarryOutReopen"]
+    assert finished.look_again == timedelta(seconds=10)
 
 
 def test_states_that_cannot_be_reopened_or_tolerated_are_refused() -> None:
