@@ -26,6 +26,7 @@ from psycopg.conninfo import make_conninfo
 from fullsend.ledger.database import Connection, Database, translated, with_defaults
 from fullsend.ledger.named import query
 
+# Never UPDATE on campaign_id or tenant_id: the policies check whose a row is only when it is new.
 _GRANTS: Final = (
     "GRANT USAGE ON SCHEMA fullsend TO {role}",
     "GRANT SELECT ON fullsend.meta, fullsend.tenant, fullsend.campaign, fullsend.plan, fullsend.recipient, "
@@ -33,18 +34,23 @@ _GRANTS: Final = (
     "fullsend.suppression, fullsend.reopen_request TO {role}",
     "GRANT SELECT (id, hash_key) ON fullsend.installation TO {role}",
     # The planner: rows of an unsealed plan, and the seal.
-    "GRANT INSERT, UPDATE ON fullsend.plan TO {role}",
+    "GRANT INSERT, UPDATE (state, heartbeat_at, rows_read, inserted, duplicates, invalid, suppressed, digest, "
+    "render_checked, render_failed, sealed_at, reason, message) ON fullsend.plan TO {role}",
     "GRANT INSERT, DELETE, UPDATE (eligible) ON fullsend.recipient TO {role}",
-    "GRANT INSERT, UPDATE, DELETE ON fullsend.delivery TO {role}",
+    "GRANT INSERT, DELETE, UPDATE (state, session_id, due_at, updated_at, first_charged_at, attempts, unknowns, "
+    "charges, reason) ON fullsend.delivery TO {role}",
     "GRANT UPDATE (phase, compiled, sealed_seq, list_ids, breaker, revision) ON fullsend.campaign TO {role}",
     # The sender: its session, its counters, the history, and mailboxes that refuse.
-    "GRANT INSERT, UPDATE ON fullsend.attempt TO {role}",
-    "GRANT INSERT, UPDATE ON fullsend.session TO {role}",
-    "GRANT INSERT, UPDATE, DELETE ON fullsend.counter TO {role}",
+    "GRANT INSERT, UPDATE (state, reason, charged, content_sent, stage, code, enhanced, text, relay, took_ms, "
+    "recorded_at) ON fullsend.attempt TO {role}",
+    "GRANT INSERT, UPDATE (connections, tokens, heartbeat_at, first_armed_at, fenced_at, ended_at, end_reason) "
+    "ON fullsend.session TO {role}",
+    "GRANT INSERT, DELETE, UPDATE (revision, resent, last_settled_at, pending, claimed, armed, deferred, unknown, "
+    "accepted, rejected, suppressed, invalid, expired, unrenderable, held, cancelled) ON fullsend.counter TO {role}",
     "GRANT INSERT, DELETE ON fullsend.suppression TO {role}",
-    # A refusal that turns out to be everybody's trouble: the sender reopens what it had rejected.
-    "GRANT INSERT, UPDATE ON fullsend.reopen_request TO {role}",
     "GRANT EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, integer), fullsend.return_tokens(bigint) TO {role}",
+    # A refusal that turns out to be everybody's trouble: the sender reopens what it had rejected.
+    "GRANT INSERT, UPDATE (after_seq, reopened, done_at) ON fullsend.reopen_request TO {role}",
 )
 
 

@@ -69,7 +69,7 @@ class Sender:
         after = 0
         for _ in range(self.random.randint(1, 6)):
             rows = await self.again(
-                lambda: sessions.claim_fresh(
+                lambda after=after: sessions.claim_fresh(
                     self.db, session, after=Seq(after), limit=self.random.randint(1, 8), fresh_limit=None
                 )
             )
@@ -81,7 +81,8 @@ class Sender:
                 continue
             if self.random.random() < 0.2:
                 back = self.random.sample(rows, len(rows) // 2)
-                await self.again(lambda: sessions.give_back(self.db, session, [row.seq for row in back]))
+                seqs = [row.seq for row in back]
+                await self.again(lambda seqs=seqs: sessions.give_back(self.db, session, seqs))
                 rows = [row for row in rows if row not in back]
             armed = await self.arm(session, rows)
             await self.send(session, [row for row in rows if row.seq in armed])

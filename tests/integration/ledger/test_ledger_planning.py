@@ -13,6 +13,7 @@ from fullsend.ledger.campaigns import OwnerClaim
 from fullsend.ledger.database import Database
 from fullsend.ledger.suppressions import NewSuppression, Target
 from fullsend.ledger.view import Phase, PlanState
+from fullsend.states import CampaignId
 from fullsend.states import DeliveryState as S
 from support import ledger_worlds as world
 
@@ -135,6 +136,10 @@ async def test_a_failed_plan_says_why_and_leaves_no_rows(ledger: Database) -> No
     assert view is not None
     assert (view.state, view.reason, view.message) == (PlanState.FAILED, "SourceUnreadable", "row 6 has no address")
     assert await world.sql(ledger, "SELECT count(*) FROM fullsend.recipient") == [(0,)]
+
+
+async def seal(db: Database, campaign: CampaignId, generation: int, read: int) -> None:
+    await plans.seal_plan(db, campaign, generation, compiled=b"", rows_read=read, render_checked=0, render_failed=0)
 
 
 async def test_a_plan_whose_numbers_disagree_is_not_sealed(ledger: Database) -> None:

@@ -2,33 +2,249 @@
 
 from __future__ import annotations
 
-from fullsend.ledger import campaigns, sessions
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from fullsend.errors import LedgerError, SchemaMismatch
+from fullsend.ledger import campaigns, lists, sessions, suppressions
 from fullsend.ledger.database import Database
-from fullsend.ledger.tenants import tenant_access
+from fullsend.ledger.lists import NewMember
+from fullsend.ledger.suppressions import NewSuppression, Scope, Target
+from fullsend.ledger.tenants import role_name, tenant_access, tenant_dsn
+from fullsend.states import CampaignId, Seq
 from fullsend.states import DeliveryState as S
 from support import ledger_worlds as world
 
+# Tables with rows of tenants, and how many rows of "blue" the world below has in each.
+TENANT_TABLES = {
+    "tenant": 1,
+    "campaign": 1,
+    "plan": 1,
+    "recipient": 3,
+    "delivery": 3,
+    "attempt": 1,
+    "session": 1,
+    "counter": 2,
+    "list": 1,
+    "member": 1,
+    "suppression": 2,  # its own and the installation's
+    "reopen_request": 1,
+}
+# The same for everybody, or out of everybody's reach.
+COMMON = {"meta", "installation"}
+UNREACHABLE = {"bucket"}
+YOYO = {"_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock"}
 
-async def test_a_tenants_role_can_plan_send_and_close(postgres_dsn: str) -> None:
-    owner = await Database.open(postgres_dsn, application="tests")
-    campaign = await world.registered(owner, tenant="green")
-    access = await tenant_access(postgres_dsn, "green")
-    assert access.isolated
-    theirs = await Database.open(access.dsn, application="tests")
-    await world.plan(theirs, campaign, world.plan_rows(20))
-    session = await world.opened(theirs, campaign)
-    rows = await world.claimed(theirs, session, 10)
-    await world.armed(theirs, session, rows)
+
+@dataclass
+class Worlds:
+    owner: Database
+    blue: Database  # as the tenant's role
+    campaigns: dict[str, CampaignId]
+
+
+@pytest.fixture
+async def worlds(ledger: Database, postgres_dsn: str) -> AsyncIterator[Worlds]:
+    made = {}
+    for tenant in ("blue", "red"):
+        made[tenant] = await world.sealed(
+            ledger, 3, tenant=tenant, control={"rates": [{"messages": 100, "seconds": 1}]}
+        )
+        session = await world.opened(ledger, made[tenant])
+        await sessions.grant(ledger, session, 10)
+        rows = await world.claimed(ledger, session, 2)
+        await world.armed(ledger, session, rows[:1])
+        await world.record(ledger, session, world.accepted(rows[0]))
+        await lists.create_list(ledger, tenant, "news", double_opt_in=False)
+        await lists.import_members(ledger, tenant, "news", [NewMember(world.identity(9), "nine@example.com")])
+        said_no = [NewSuppression(world.identity(8), "eight@example.com", "unsubscribed")]
+        await suppressions.add(ledger, Target(Scope.TENANT, tenant), said_no)
+        await campaigns.request_reopen(ledger, made[tenant], id="r", states=[S.REJECTED])
+    await suppressions.add(ledger, Target.installation(), [NewSuppression(world.identity(7), None, "complaint")])
+    blue = await Database.open(await tenant_dsn(postgres_dsn, "blue"), application="tests")
+    yield Worlds(ledger, blue, made)
+    await blue.close()
+
+
+async def test_every_table_is_either_kept_apart_common_or_out_of_reach(worlds: Worlds) -> None:
+    tables = await world.sql(worlds.owner, "SELECT tablename FROM pg_tables WHERE schemaname = 'fullsend'")
+    assert {name for (name,) in tables} == set(TENANT_TABLES) | COMMON | UNREACHABLE | YOYO
+    secured = await world.sql(
+        worlds.owner,
+        "SELECT relname FROM pg_class WHERE relnamespace = 'fullsend'::regnamespace AND relrowsecurity",
+    )
+    assert {name for (name,) in secured} == set(TENANT_TABLES) | UNREACHABLE
+
+
+@pytest.mark.parametrize("table", sorted(TENANT_TABLES))
+async def test_a_tenants_role_sees_its_own_rows_only(worlds: Worlds, table: str) -> None:
+    seen = await world.sql(worlds.blue, f"SELECT count(*) FROM fullsend.{table}")
+    assert seen == [(TENANT_TABLES[table],)]
+    there = await world.sql(worlds.owner, f"SELECT count(*) FROM fullsend.{table}")
+    assert there[0][0] > TENANT_TABLES[table], "there are others to be hidden"
+
+
+@pytest.mark.parametrize("table", sorted(set(TENANT_TABLES) - {"tenant"}))
+async def test_a_tenants_role_changes_nothing_of_another(worlds: Worlds, table: str) -> None:
+    async def theirs() -> list[tuple[object, ...]]:
+        return await world.sql(
+            worlds.owner,
+            f"SELECT to_jsonb(x)::text FROM fullsend.{table} x JOIN fullsend.tenant t ON t.id = x.tenant_id"
+            " WHERE t.name = 'red' ORDER BY 1",
+        )
+
+    before = await theirs()
+    assert before
+    for statement in (
+        f"UPDATE fullsend.{table} SET tenant_id = tenant_id",
+        f"UPDATE fullsend.{table} SET tenant_id = (SELECT max(id) FROM fullsend.tenant)",
+        f"DELETE FROM fullsend.{table}",
+        f"TRUNCATE fullsend.{table}",
+        f"INSERT INTO fullsend.{table} SELECT * FROM fullsend.{table}",
+    ):
+        with suppress(LedgerError):
+            await world.sql(worlds.blue, statement)
+    assert await theirs() == before
+
+
+async def test_a_tenant_cannot_plant_rows_for_another(worlds: Worlds) -> None:
+    [(blue,)] = await world.sql(worlds.owner, "SELECT id FROM fullsend.tenant WHERE name = 'blue'")
+    [(red,)] = await world.sql(worlds.owner, "SELECT id FROM fullsend.tenant WHERE name = 'red'")
+    theirs = worlds.campaigns["red"]
+    [(their_list,)] = await world.sql(worlds.owner, f"SELECT id FROM fullsend.list WHERE tenant_id = {red}")
+    for statement in (
+        f"INSERT INTO fullsend.delivery (campaign_id, seq, tenant_id, state) VALUES ({theirs}, 9, {blue}, 'pending')",
+        f"INSERT INTO fullsend.counter (campaign_id, session_id, tenant_id, revision) VALUES ({theirs}, 9, {blue}, 1)",
+        "INSERT INTO fullsend.attempt (campaign_id, seq, attempt, tenant_id, session_id, state, armed_at) VALUES"
+        f" ({theirs}, 1, 9, {blue}, 1, 'accepted', now())",
+        f"INSERT INTO fullsend.plan (campaign_id, generation, tenant_id, after_seq) VALUES ({theirs}, 9, {blue}, 0)",
+        "INSERT INTO fullsend.recipient (campaign_id, seq, source_row, tenant_id, generation, identity_hash, eligible,"
+        f" domain, source, source_status) VALUES ({theirs}, 9, 9, {blue}, 1, decode(repeat('00', 16), 'hex'), true,"
+        " '', '', '')",
+        "INSERT INTO fullsend.reopen_request (campaign_id, id, tenant_id, states)"
+        f" VALUES ({theirs}, 'x', {blue}, '{{}}')",
+        "INSERT INTO fullsend.suppression (scope, tenant_id, list_id, identity_hash, reason) VALUES"
+        f" ('list', {blue}, {their_list}, decode(repeat('00', 16), 'hex'), 'mailbox-refused')",
+        "INSERT INTO fullsend.suppression (scope, tenant_id, identity_hash, reason) VALUES"
+        f" ('tenant', {red}, decode(repeat('00', 16), 'hex'), 'manual')",
+        "INSERT INTO fullsend.suppression (scope, identity_hash, reason) VALUES"
+        " ('installation', decode(repeat('00', 16), 'hex'), 'manual')",
+        "INSERT INTO fullsend.session (campaign_id, tenant_id, wave, holder, connections) VALUES"
+        f" ({worlds.campaigns['red']}, {red}, 1, 'x', 1)",
+        "INSERT INTO fullsend.delivery (campaign_id, seq, tenant_id, state) VALUES"
+        f" ({worlds.campaigns['red']}, 99, {red}, 'pending')",
+    ):
+        with pytest.raises(LedgerError, match="row-level security policy"):
+            await world.sql(worlds.blue, statement)
+    for table in ("session", "delivery", "attempt", "counter", "recipient", "plan", "reopen_request", "campaign"):
+        with pytest.raises(LedgerError, match="permission denied"):
+            await world.sql(worlds.blue, f"UPDATE fullsend.{table} SET tenant_id = {red}")
+
+
+async def test_secrets_buckets_and_the_migrators_tables_are_out_of_reach(worlds: Worlds) -> None:
+    assert await world.sql(worlds.blue, "SELECT count(hash_key) FROM fullsend.installation") == [(1,)]
+    for statement in (
+        "SELECT role_key FROM fullsend.installation",
+        "SELECT * FROM fullsend.bucket",
+        "SELECT * FROM fullsend._yoyo_migration",
+        "UPDATE fullsend.meta SET schema_version = 99",
+        "UPDATE fullsend.campaign SET control = '{}'",
+        "UPDATE fullsend.recipient SET address = 'x'",
+        "DELETE FROM fullsend.attempt",
+        "CREATE TABLE fullsend.mine (x int)",
+    ):
+        with pytest.raises(LedgerError, match="permission denied"):
+            await world.sql(worlds.blue, statement)
+
+
+async def test_a_tenant_lifts_what_a_relay_fed_and_never_what_a_person_said(worlds: Worlds) -> None:
+    await world.sql(worlds.blue, "DELETE FROM fullsend.suppression")
+    reasons = [s.reason async for s in suppressions.list_suppressions(worlds.blue, "blue")]
+    assert sorted(reasons) == ["complaint", "unsubscribed"]
+
+
+async def test_another_tenants_session_and_campaign_do_not_exist_for_a_tenant(worlds: Worlds) -> None:
+    red = worlds.campaigns["red"]
+    assert await sessions.open_session(worlds.blue, red, wave=1, holder="x", connections=1) is None
+    with pytest.raises(LedgerError, match="no campaign"):
+        await campaigns.observe(worlds.blue, red, session_lease_seconds=60)
+    theirs = await world.opened(worlds.owner, red)
+    with pytest.raises(LedgerError):
+        await sessions.grant(worlds.blue, theirs, 5)
+    with pytest.raises(LedgerError):
+        await sessions.claim_fresh(worlds.blue, theirs, after=Seq(0), limit=5, fresh_limit=None)
+    assert (await sessions.fence(worlds.blue, theirs.id, 1)).fenced == ()
+    assert (await sessions.heartbeat(worlds.owner, theirs)).live
+
+
+async def test_a_tenants_role_can_plan_send_reopen_and_close(worlds: Worlds) -> None:
+    campaign = await world.registered(worlds.owner, tenant="blue", key="second")
+    blue = worlds.blue
+    await world.plan(blue, campaign, world.plan_rows(20))
+    session = await world.opened(blue, campaign)
+    rows = await world.claimed(blue, session, 10)
+    await world.armed(blue, session, rows)
     await world.record(
-        theirs,
+        blue,
         session,
         *(world.accepted(row) for row in rows[:5]),
         *(world.outcome(row, S.REJECTED, feed_suppression=True) for row in rows[5:8]),
     )
-    assert (await sessions.grant(theirs, session, 5)).messages == 5
-    assert (await sessions.heartbeat(theirs, session)).live
-    await sessions.close_session(theirs, session, "done")
-    assert await world.counts(owner, campaign) == {S.PENDING: 10, S.ACCEPTED: 5, S.REJECTED: 3, S.UNKNOWN: 2}
-    assert (await campaigns.observe(theirs, campaign, session_lease_seconds=60)).counts.total == 20
-    await theirs.close()
-    await owner.close()
+    assert (await sessions.grant(blue, session, 5)).messages == 5
+    who = [world.identity(6)]
+    await campaigns.request_reopen(blue, campaign, id="everyone-refused", states=[S.REJECTED], identities=who)
+    assert await campaigns.carry_out_reopen(blue, campaign) == 1
+    [again] = await sessions.claim_due(blue, session, limit=5)
+    assert (await world.armed(blue, session, [again])).armed == {6}
+    assert (await sessions.heartbeat(blue, session)).live
+    await sessions.close_session(blue, session, "done")
+    await sessions.sweep(blue, campaign, lease_seconds=60, max_unknown_resends=1)
+    await campaigns.update_breaker(blue, campaign, lambda view: view)
+    assert await world.counts(worlds.owner, campaign) == {
+        S.PENDING: 8,
+        S.SUPPRESSED: 2,
+        S.ACCEPTED: 5,
+        S.REJECTED: 2,
+        S.UNKNOWN: 3,
+    }
+
+
+async def test_the_same_dsn_is_given_again_and_two_tenants_have_two_roles(postgres_dsn: str, ledger: Database) -> None:
+    first = await tenant_access(postgres_dsn, "blue")
+    assert first.isolated
+    assert await tenant_access(postgres_dsn, "blue") == first
+    assert (await tenant_access(postgres_dsn, "red")).role != first.role
+
+
+async def test_where_roles_cannot_be_made_the_owners_dsn_is_given(postgres_dsn: str, ledger: Database) -> None:
+    await world.sql(ledger, "CREATE ROLE plain_owner LOGIN")
+    await world.sql(ledger, "GRANT USAGE ON SCHEMA fullsend TO plain_owner")
+    await world.sql(ledger, "GRANT ALL ON ALL TABLES IN SCHEMA fullsend TO plain_owner")
+    try:
+        dsn = make_conninfo(postgres_dsn, user="plain_owner")
+        await world.sql(ledger, "CREATE POLICY all_rows ON fullsend.tenant TO plain_owner USING (true)")
+        access = await tenant_access(dsn, "blue")
+        assert (access.dsn, access.isolated) == (dsn, False)
+    finally:
+        await world.sql(ledger, "DROP OWNED BY plain_owner")
+        await world.sql(ledger, "DROP ROLE plain_owner")
+
+
+async def test_a_stranger_is_told_that_the_ledger_is_not_theirs(postgres_dsn: str, ledger: Database) -> None:
+    await world.sql(ledger, "CREATE ROLE stranger LOGIN")
+    try:
+        with pytest.raises(SchemaMismatch, match="may not use"):
+            await Database.open(make_conninfo(postgres_dsn, user="stranger"), application="tests")
+    finally:
+        await world.sql(ledger, "DROP ROLE stranger")
+
+
+def test_role_names_fit_and_differ() -> None:
+    one = role_name("0123456789", "a" * 63)
+    assert len(one) <= 63
+    assert one != role_name("0123456789", "a" * 62 + "b")
+    assert role_name("0123456789", "team-a") != role_name("0123456789", "team_a")
