@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -57,13 +60,45 @@ def test_each_lock_contains_the_smaller_one_at_the_same_versions() -> None:
     assert base.items() <= local.items() <= dev.items()
 
 
-def test_what_the_project_declares_is_locked() -> None:
+def declared() -> dict[str, set[str]]:
+    """What pyproject.toml asks for itself, by lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = {
         "base": project["project"]["dependencies"],
         "local": project["project"]["optional-dependencies"]["local"],
         "dev": project["dependency-groups"]["dev"],
     }
-    for lock, requirements in wanted.items():
-        names = {re.split(r"[\[><=~! ;]", requirement)[0].lower().replace(".", "-") for requirement in requirements}
-        assert names <= pinned(lock).keys()
+    return {lock: {normal(re.split(r"[\[><=~! ;]", text)[0]) for text in texts} for lock, texts in wanted.items()}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_what_the_project_declares_is_locked(lock: str) -> None:
+    assert declared()[lock] <= pinned(lock).keys()
+
+
+def test_what_is_imported_is_declared_and_not_there_by_chance() -> None:
+    """A package that only another one brings along goes away with it; the program itself may not need a dev package."""
+    sources = [path for path in tracked_files() if path.suffix == ".py"]
+    own = {"fullsend", "support", *(path.stem for path in sources)}
+    distributions = packages_distributions()
+    by_lock = declared()
+    program = by_lock["base"] | by_lock["local"] | {"pydantic-core"}  # the other half of pydantic, pinned by it
+    undeclared = set()
+    for path in sources:
+        allowed = program if path.is_relative_to(ROOT / "operator") else program | by_lock["dev"]
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            match node:
+                case ast.Import(names=names):
+                    modules = [name.name for name in names]
+                case ast.ImportFrom(module=str(module), level=0):
+                    modules = [module]
+                case _:
+                    continue
+            for module in {name.partition(".")[0] for name in modules} - own - sys.stdlib_module_names:
+                if not allowed & {normal(name) for name in distributions.get(module, [])}:
+                    undeclared.add(f"{path.relative_to(ROOT)}: {module}")
+    assert not undeclared, "\n".join(sorted(undeclared))
