@@ -21,7 +21,7 @@ from fullsend.audience.intake import Intake
 from fullsend.audience.sources.base import Chunks, Mounts, SourceRow
 from fullsend.audience.sources.opening import open_source
 from fullsend.audience.spool import IdentitySpool
-from fullsend.errors import FullsendError, InvalidInput, LedgerUnavailable, SessionFenced, SourceError
+from fullsend.errors import FullsendError, InvalidInput, LedgerError, LedgerUnavailable, SessionFenced, SourceError
 from fullsend.ledger import campaigns, plans
 from fullsend.ledger.database import Database
 from fullsend.ledger.identity_hash import hash_identity, installation
@@ -67,13 +67,19 @@ async def top_up(db: Database, campaign: CampaignId, *, tenant: str, mounts: Mou
 
 
 async def _plan(db: Database, campaign: CampaignId, tenant: str, mounts: Mounts) -> PlanView:
+    held = await campaigns.content(db, campaign)
+    if not held:
+        raise LedgerError(f"Campaign {campaign} was purged: its key never sends again, and nothing can be planned.")
     try:
-        content = content_from_json(await campaigns.content(db, campaign))
+        content = content_from_json(held)
     except InvalidInput as error:
         generation = await plans.begin_plan(db, campaign)
         await plans.fail_plan(db, campaign, generation, "InvalidContent", str(error))
         raise
     generation = await plans.begin_plan(db, campaign, lists=sorted(lists_of(content.audiences)))
+    if await campaigns.content(db, campaign) != held:
+        # A replacement discards the plans that run: one from before this plan began is seen here, a later one fences.
+        raise SessionFenced("The campaign's content was replaced while its plan began.")
     try:
         return await _Planner(db, campaign, generation, tenant, mounts, content).run()
     except InvalidInput as error:
@@ -142,11 +148,22 @@ class _Planner:
         return await rendering.compile_content(self.content, name, self.mounts)
 
     async def _read(self, audience: NamedAudience, intake: Intake) -> None:
+        """One audience into the plan. The ledger writes a chunk while the next one is read and judged."""
         allow = audience.spec.role_addresses is RoleAddresses.ALLOW
-        async with aclosing(self._rows(audience, self.content.audiences)) as chunks:
-            async for rows in chunks:
-                planned = intake.take(audience.name, rows, allow_role_addresses=allow)
-                await plans.add_rows(self.db, self.campaign, self.generation, planned)
+        writing: asyncio.Future[int] | None = None
+        try:
+            async with aclosing(self._rows(audience, self.content.audiences)) as chunks:
+                async for rows in chunks:
+                    planned = intake.take(audience.name, rows, allow_role_addresses=allow)
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.ensure_future(plans.add_rows(self.db, self.campaign, self.generation, planned))
+            if writing is not None:
+                await writing
+        finally:
+            if writing is not None:
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
 
     async def _exclude(self, key: bytes, excluded: IdentitySpool) -> None:
         """Everybody in an excluded audience, whatever their status there, and in an excluded campaign's plan."""

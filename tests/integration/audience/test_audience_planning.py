@@ -263,6 +263,21 @@ async def test_a_finished_campaign_is_not_topped_up(world: World) -> None:
         await top_up(world.db, campaign, tenant=TENANT, mounts=world.mounts)
 
 
+async def test_a_purged_campaign_is_not_planned_again(world: World) -> None:
+    campaign = await world.campaign(("june", inline("ann@x.de")))
+    world.query("UPDATE fullsend.campaign SET phase = 'purged', content = NULL")
+    with pytest.raises(LedgerError, match="was purged"):
+        await planned(world, campaign)
+
+
+async def test_a_source_that_fails_while_the_ledger_still_writes_leaves_nothing(world: World) -> None:
+    text = "email\n" + "".join(f"u{n}@x.de\n" for n in range(5_000)) + "a,b\n"
+    for key in ("one", "two", "three"):
+        error = await failure(world, await world.campaign(("june", world.csv("june.csv", text)), key=key))
+        assert error.reason == "RaggedRow"
+    assert world.query("SELECT count(*) FROM fullsend.recipient") == [(0,)]
+
+
 async def test_the_planners_heart_beats_while_a_source_keeps_it_waiting(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
