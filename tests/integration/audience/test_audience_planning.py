@@ -283,7 +283,7 @@ async def test_the_planners_heart_beats_while_a_source_keeps_it_waiting(
 ) -> None:
     monkeypatch.setattr("fullsend.audience.plan.HEARTBEAT", 0.1)
     world.secret("crm", world.dsn)
-    query = "SELECT 'ann@x.de' || pg_sleep(0.7)::text AS email"
+    query = "SELECT 'ann@x.de' || pg_sleep(1.5)::text AS email"
     campaign = await world.campaign(("crm", {"postgres": {"dsnSecretRef": {"name": "crm"}, "query": query}}))
     beats = 0
     original = plans.heartbeat_plan
@@ -295,7 +295,7 @@ async def test_the_planners_heart_beats_while_a_source_keeps_it_waiting(
 
     monkeypatch.setattr(plans, "heartbeat_plan", heartbeat)
     await planned(world, campaign)
-    assert beats >= 4
+    assert beats >= 3
 
 
 async def test_a_defect_of_ours_shows_in_the_ledger_and_not_only_in_a_log(
