@@ -74,6 +74,16 @@ async def test_anything_else_a_dead_session_says_only_completes_the_history(ledg
     assert await world.sql(ledger, "SELECT count(*) FROM fullsend.suppression") == [(0,)]
 
 
+async def test_an_arm_that_a_late_accepted_overtakes_is_noted_though_its_sender_dies(ledger: Database) -> None:
+    campaign, dead, [row] = await armed_and_fenced(ledger)
+    other = await world.opened(ledger, campaign)
+    await world.armed(ledger, other, await sessions.claim_due(ledger, other, limit=1))
+    await world.record(ledger, dead, world.accepted(row))
+    await sessions.fence(ledger, other.id, 1)
+    noted = await world.sql(ledger, "SELECT attempt, session_id, state FROM fullsend.attempt ORDER BY 1")
+    assert noted == [(1, dead.id, "accepted"), (2, other.id, "unknown")]
+
+
 async def test_a_session_cannot_claim_to_have_delivered_what_it_never_armed(ledger: Database) -> None:
     campaign = await world.sealed(ledger, 2)
     liar, honest = await world.opened(ledger, campaign), await world.opened(ledger, campaign)

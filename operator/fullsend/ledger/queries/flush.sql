@@ -57,12 +57,13 @@ WITH me AS MATERIALIZED (
         reason text, charged boolean, sent boolean, delay double precision, stage text, code smallint, enhanced text,
         text text, relay text, ms integer, feed boolean)
 ), found AS MATERIALIZED (
-    SELECT d.seq, d.state, d.attempts, d.unknowns, d.updated_at, coalesce(d.session_id = %(session)s, false) AS mine
+    SELECT d.seq, d.state, d.attempts, d.unknowns, d.updated_at, d.session_id AS holder,
+        coalesce(d.session_id = %(session)s, false) AS mine
     FROM fullsend.delivery AS d
     WHERE d.campaign_id = %(campaign)s AND d.seq = ANY (%(seqs)s::bigint[]) AND EXISTS (SELECT FROM me)
     ORDER BY d.seq FOR UPDATE
 ), judged AS MATERIALIZED (
-    SELECT t.*, f.state AS was, f.attempts, f.updated_at,
+    SELECT t.*, f.state AS was, f.attempts, f.updated_at, f.holder,
         f.mine AND f.state = 'armed' AND f.attempts = t.n AS in_hand,
         f.mine AND f.state = 'claimed' AS unarmed,
         CASE
@@ -93,6 +94,11 @@ WITH me AS MATERIALIZED (
         code = excluded.code, enhanced = excluded.enhanced, text = excluded.text, relay = excluded.relay,
         took_ms = excluded.took_ms, recorded_at = excluded.recorded_at
         WHERE a.state = 'unknown' AND a.session_id = excluded.session_id
+), doubted AS (
+    INSERT INTO fullsend.attempt (campaign_id, seq, attempt, tenant_id, session_id, state, reason, armed_at)
+    SELECT %(campaign)s, j.seq, j.attempts, %(tenant)s, j.holder, 'unknown', 'AcceptedEarlier', j.updated_at
+    FROM judged AS j WHERE j.becomes = 'accepted' AND j.was = 'armed' AND NOT j.in_hand
+    ON CONFLICT (campaign_id, seq, attempt) DO NOTHING
 ), moved AS (
     UPDATE fullsend.delivery AS d
     SET state = j.becomes, session_id = NULL, reason = coalesce(j.reason, ''), updated_at = clock_timestamp(),
