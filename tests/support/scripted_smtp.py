@@ -93,6 +93,7 @@ class Connection:
     contents: list[bytes] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     tls: bool = False
+    ended: bool = False
 
 
 class ScriptedServer:
@@ -137,6 +138,7 @@ class ScriptedServer:
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
             pass
         finally:
+            connection.ended = True
             writer.transport.abort()
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 await writer.wait_closed()

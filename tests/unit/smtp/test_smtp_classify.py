@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -59,6 +59,11 @@ def test_every_rule_is_needed_by_a_reply_of_the_corpus() -> None:
     assert [f"{rule.reason} (rule {number})" for number, rule in enumerate(table(), 1) if id(rule) not in needed] == []
 
 
+def test_the_tables_patterns_are_in_lower_case_as_the_text_they_search() -> None:
+    for rule in table():
+        assert rule.text is None or re.sub(r"\\.", "", rule.text.pattern).islower()
+
+
 def test_only_the_recipients_own_failures_feed_suppression() -> None:
     for rule in table():
         assert not rule.feeds or (rule.charge is Charge.RECIPIENT and not rule.doubtful)
@@ -98,6 +103,7 @@ def test_the_same_words_mean_another_at_another_stage() -> None:
 statuses = st.just("") | st.builds("{}.{}.{}".format, st.sampled_from([4, 5]), st.integers(0, 9), st.integers(0, 999))
 
 
+@settings(deadline=None)
 @given(st.sampled_from(Stage), st.integers(400, 599), statuses, st.text(max_size=300))
 def test_any_reply_has_a_verdict(stage: Stage, code: int, status: str, text: str) -> None:
     verdict = classify(Refused(stage, Reply(code, status, text)))
@@ -120,9 +126,16 @@ def test_reply_rules_override_the_table() -> None:
     rules = reply_rules(
         [
             {"pattern": "contract #\\d+", "charge": "Transport", "permanent": True},
-            {"stage": "rcpt", "code": 550, "enhanced": "5.1.1", "charge": "Recipient", "permanent": False, "reason": "Moved"},
+            {
+                "stage": "rcpt",
+                "code": 550,
+                "enhanced": "5.1.1",
+                "charge": "Recipient",
+                "permanent": False,
+                "reason": "Moved",
+            },
         ]
-    )  # fmt: skip
+    )
     first = classify(Refused(Stage.DOT, Reply(554, "5.7.1", "see Contract #12")), rules)
     assert (first.charge, first.permanent, first.reason) == (Charge.TRANSPORT, False, "ReplyRule")
     second = classify(Refused(Stage.RCPT, Reply(550, "5.1.1", "gone")), rules)

@@ -22,7 +22,8 @@ from fullsend.smtp.outcome import Accepted, Outgoing, RelayRefused
 from fullsend.smtp.settings import Pipelining, RelayMemory, RelaySettings, Timeouts, Tls
 from support.scripted_smtp import EHLO, NOTHING, Say, Script, ScriptedServer, say
 
-QUICK = Timeouts(connect=1, banner=0.4, reply=0.4, data=0.4, block=0.4, dot=0.4)
+PATIENT = Timeouts(10, 10, 10, 10, 10, 10)  # for a machine with other work to do
+QUICK = Timeouts(10, banner=0.4, reply=0.4)  # where the relay falls silent
 OFFERING_TLS = say("250-x", "250-STARTTLS", "250 PIPELINING")
 
 
@@ -41,13 +42,17 @@ def pem(authority: trustme.CA) -> str:
     return authority.cert_pem.bytes().decode()
 
 
+def patience(said: Say) -> Timeouts:
+    return QUICK if said.after == "hang" or said.pause else PATIENT
+
+
 def settings(server: ScriptedServer, tls: Tls = Tls.OFF, **options: object) -> RelaySettings:
-    given = RelaySettings("127.0.0.1", server.port, tls, timeouts=QUICK)
+    given = RelaySettings("127.0.0.1", server.port, tls, timeouts=PATIENT)
     return replace(given, **options)  # type: ignore[arg-type]
 
 
 async def failure(given: RelaySettings) -> RelayError:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         with pytest.raises(RelayError) as caught:
             await connect(given)
     await asyncio.sleep(0)
@@ -62,7 +67,7 @@ async def failure(given: RelaySettings) -> RelayError:
 async def test_a_refused_connection() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        error = await failure(RelaySettings("127.0.0.1", free.getsockname()[1], Tls.OFF, timeouts=QUICK))
+        error = await failure(RelaySettings("127.0.0.1", free.getsockname()[1], Tls.OFF, timeouts=PATIENT))
     assert error.stage == "connect"
     assert "refused" in str(error)
     assert "check host, port" in str(error)
@@ -70,7 +75,7 @@ async def test_a_refused_connection() -> None:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".example", "bad..name"])
 async def test_a_name_that_does_not_resolve(host: str) -> None:
-    error = await failure(RelaySettings(host, 25, Tls.OFF, timeouts=QUICK))
+    error = await failure(RelaySettings(host, 25, Tls.OFF, timeouts=PATIENT))
     assert error.stage == "connect"
     assert "smtp.host" in str(error)
 
@@ -108,7 +113,7 @@ async def test_the_second_address_is_tried_when_the_first_refuses(monkeypatch: p
 )
 async def test_a_greeting_that_is_none(banner: Say, code: int | None, words: str) -> None:
     async with ScriptedServer(Script(banner=banner)) as server:
-        error = await failure(settings(server))
+        error = await failure(settings(server, timeouts=patience(banner)))
     assert (error.stage, error.code) == ("banner", code)
     assert words in str(error)
     assert str(error).isprintable()
@@ -129,7 +134,7 @@ async def test_a_greeting_that_is_none(banner: Say, code: int | None, words: str
 )
 async def test_a_relay_that_breaks_at_ehlo(ehlo: Say, code: int | None) -> None:
     async with ScriptedServer(Script(ehlo=ehlo)) as server:
-        error = await failure(settings(server))
+        error = await failure(settings(server, timeouts=patience(ehlo)))
     assert (error.stage, error.code) == ("ehlo", code)
 
 
@@ -180,7 +185,7 @@ async def test_starttls_that_is_wanted_and_not_offered() -> None:
 )
 async def test_starttls_that_is_refused(answer: Say, code: int | None) -> None:
     async with ScriptedServer(Script(ehlo=OFFERING_TLS, starttls=answer)) as server:
-        error = await failure(settings(server, Tls.STARTTLS))
+        error = await failure(settings(server, Tls.STARTTLS, timeouts=patience(answer)))
     assert (error.stage, error.code) == ("starttls", code)
 
 
@@ -228,7 +233,7 @@ async def test_the_wrong_kind_of_tls_says_which_is_right(authority: trustme.CA) 
         assert error.stage == "starttls"
         assert "smtp.tls: StartTLS" in str(error)
     async with ScriptedServer(tls=server_tls(authority), implicit=True) as server:
-        error = await failure(settings(server, Tls.STARTTLS))
+        error = await failure(settings(server, Tls.STARTTLS, timeouts=QUICK))
         assert error.stage == "banner"
         assert "smtp.tls: Implicit" in str(error)
 
@@ -308,7 +313,7 @@ async def test_wrong_credentials_are_tried_once() -> None:
 )
 async def test_a_relay_that_breaks_at_auth(auth: Say) -> None:
     async with ScriptedServer(Script(ehlo=offering("PLAIN"), auth=auth)) as server:
-        assert (await failure(settings(server, **CREDENTIALS))).stage == "auth"
+        assert (await failure(settings(server, timeouts=patience(auth), **CREDENTIALS))).stage == "auth"
 
 
 async def test_no_auth_and_no_common_mechanism_are_said() -> None:

@@ -17,7 +17,8 @@ from support.scripted_smtp import NOTHING, Say, Script, ScriptedServer, say
 
 ALL = tuple(Pipelining)
 PIPELINED = (Pipelining.GROUP, Pipelining.OVERLAP)
-QUICK = Timeouts(connect=2, banner=1, reply=0.4, data=0.4, block=0.4, dot=0.4)
+PATIENT = Timeouts(10, 10, 10, 10, 10, 10)  # for a machine with other work to do
+QUICK = Timeouts(10, 10, reply=0.4, data=0.4, block=0.4, dot=0.4)  # where the relay falls silent
 each_mode = pytest.mark.parametrize("mode", ALL)
 each_pipelined = pytest.mark.parametrize("mode", PIPELINED)
 
@@ -27,12 +28,15 @@ def letter(number: int = 0, body: bytes = b"hello\r\n", **fields: str) -> Outgoi
     return Outgoing(fields.get("sender", "from@a.example"), fields.get("recipient", f"u{number}@b.example"), data)
 
 
+def settings_for(server: ScriptedServer, mode: Pipelining, timeouts: Timeouts = PATIENT) -> RelaySettings:
+    return RelaySettings("127.0.0.1", server.port, Tls.OFF, mode, timeouts=timeouts)
+
+
 @asynccontextmanager
 async def session_to(
-    server: ScriptedServer, mode: Pipelining, memory: RelayMemory | None = None
+    server: ScriptedServer, mode: Pipelining, memory: RelayMemory | None = None, timeouts: Timeouts = PATIENT
 ) -> AsyncIterator[Session]:
-    settings = RelaySettings("127.0.0.1", server.port, Tls.OFF, mode, timeouts=QUICK)
-    session = await connect(settings, memory)
+    session = await connect(settings_for(server, mode, timeouts), memory)
     try:
         yield session
     finally:
@@ -155,6 +159,25 @@ async def test_the_reply_to_a_lone_dot_is_ignored_whatever_it_says(mode: Pipelin
         assert outcomes[1].reply.text == "really queued"  # type: ignore[union-attr]
 
 
+async def test_nothing_follows_a_lone_dot_before_its_reply_unless_overlap_is_asked_for() -> None:
+    for mode, waits in ((Pipelining.GROUP, True), (Pipelining.OVERLAP, False)):
+        slow = Script(rcpt=refusing(0), dot=say("554 5.5.1 no", delay=0.2))
+        async with ScriptedServer(slow) as server, session_to(server, mode) as session:
+            started = asyncio.get_running_loop().time()
+            assert isinstance(await session.submit(letter(0), letter(1)), Refused)
+            assert (asyncio.get_running_loop().time() - started > 0.19) is waits
+            await asyncio.sleep(0.05)
+            together = any(chunk.startswith(b".\r\nMAIL FROM:") for chunk in server.connections[0].chunks)
+            assert together is not waits
+
+
+@each_pipelined
+async def test_an_invitation_in_answer_to_a_lone_dot_is_out_of_step(mode: Pipelining) -> None:
+    outcomes, server = await run(Script(rcpt=refusing(0), dot=say("354 go on")), mode, 2)
+    assert [type(outcome) for outcome in outcomes] == [Refused, Unsent]
+    assert server.contents == [b""]
+
+
 @each_mode
 async def test_rset_that_fails_closes_the_connection_and_leaves_the_next_unsent(mode: Pipelining) -> None:
     outcomes, server = await run(Script(data=say("451 4.3.0 no"), rset=say("502 5.5.1 what?")), mode, 2)
@@ -226,6 +249,7 @@ async def test_out_of_step_before_the_content_is_unsent_and_closes(mode: Pipelin
             assert isinstance(first, Unsent), first
             assert isinstance(second, Unsent)
             assert not session.usable
+        assert bool(memory.why_lock_step(settings_for(server, mode))) is (mode is not Pipelining.OFF)
         await asyncio.sleep(0.02)
         assert [content for content in server.contents if content] == []
         async with session_to(server, mode, memory) as session:
@@ -299,6 +323,15 @@ async def test_421_to_the_content_is_a_refusal(mode: Pipelining) -> None:
         assert isinstance(second, Unsent)
 
 
+async def test_after_a_421_the_connection_is_closed_from_this_side() -> None:
+    leaving = Script(dot=say("421 4.3.2 bye"))
+    async with ScriptedServer(leaving) as server, session_to(server, Pipelining.OVERLAP) as session:
+        await session.submit(letter(0))
+        async with asyncio.timeout(5):
+            while not server.connections[0].ended:
+                await asyncio.sleep(0.01)
+
+
 @each_mode
 @pytest.mark.parametrize("ending", ["close", "reset"])
 @pytest.mark.parametrize("stage", ["mail", "rcpt", "data"])
@@ -312,7 +345,10 @@ async def test_a_connection_lost_before_the_content_is_unsent(mode: Pipelining, 
 @each_mode
 @pytest.mark.parametrize("ending", ["close", "reset", "hang"])
 async def test_a_connection_lost_or_silent_after_the_content_is_unknown(mode: Pipelining, ending: str) -> None:
-    async with ScriptedServer(Script(dot=Say(b"", after=ending))) as server, session_to(server, mode) as session:  # type: ignore[arg-type]
+    async with (
+        ScriptedServer(Script(dot=Say(b"", after=ending))) as server,
+        session_to(server, mode, timeouts=QUICK) as session,
+    ):  # type: ignore[arg-type]
         outcomes = await send_all(session, [letter(0), letter(1)])
         assert [type(outcome) for outcome in outcomes] == [Unknown, Unsent]
         assert not session.usable
@@ -349,9 +385,9 @@ async def test_a_verdict_that_came_before_the_end_of_the_connection_counts(mode:
 async def test_silence_before_the_content_is_unsent_within_the_timeout(mode: Pipelining, stage: str) -> None:
     async with (
         ScriptedServer(replace(Script(), **{stage: Say(b"", after="hang")})) as server,
-        session_to(server, mode) as session,
+        session_to(server, mode, timeouts=QUICK) as session,
     ):
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             outcome = await session.submit(letter())
         assert isinstance(outcome, Unsent)
         assert "0.4 s" in outcome.why
@@ -360,15 +396,15 @@ async def test_silence_before_the_content_is_unsent_within_the_timeout(mode: Pip
 async def test_a_dripping_relay_does_not_stretch_the_timeout() -> None:
     async with (
         ScriptedServer(Script(mail=say("250 " + "x" * 100, fragment=1, pause=0.1))) as server,
-        session_to(server, Pipelining.GROUP) as session,
+        session_to(server, Pipelining.GROUP, timeouts=QUICK) as session,
     ):
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             assert isinstance(await session.submit(letter()), Unsent)
 
 
 async def test_each_reply_of_a_group_has_the_whole_timeout() -> None:
     slow = Script(mail=say("250 ok", delay=0.3), rcpt=say("250 ok", delay=0.3), data=say("354 ok", delay=0.3))
-    async with ScriptedServer(slow) as server, session_to(server, Pipelining.GROUP) as session:
+    async with ScriptedServer(slow) as server, session_to(server, Pipelining.GROUP, timeouts=QUICK) as session:
         assert isinstance(await session.submit(letter()), Accepted)
 
 
@@ -422,10 +458,18 @@ async def test_a_refusal_in_the_middle_of_a_long_content_is_the_verdict(mode: Pi
 
 
 @each_mode
+async def test_an_acceptance_in_the_middle_of_a_long_content_is_no_acceptance(mode: Pipelining) -> None:
+    script = Script(ehlo=say("250-x", "250 PIPELINING"), content=say("250 2.0.0 queued", after="deaf"))
+    async with ScriptedServer(script) as server, session_to(server, mode) as session:
+        assert isinstance(await session.submit(letter(0, LONG * 200_000)), Unknown)
+        assert not session.usable
+
+
+@each_mode
 @pytest.mark.parametrize("ending", ["deaf", "close", "reset"])
 async def test_a_long_content_cut_short_is_unknown(mode: Pipelining, ending: str) -> None:
     script = Script(ehlo=say("250-x", "250 PIPELINING"), content=Say(b"", after=ending))  # type: ignore[arg-type]
-    async with ScriptedServer(script) as server, session_to(server, mode) as session:
+    async with ScriptedServer(script) as server, session_to(server, mode, timeouts=QUICK) as session:
         async with asyncio.timeout(5):
             outcome = await session.submit(letter(0, LONG * 200_000), letter(1))
         assert isinstance(outcome, Unknown)
