@@ -2,8 +2,8 @@
 
 aiosmtplib does the handshake, step by step so that every failure has its stage; then ``transport.set_protocol`` hands
 the connection to our own protocol. Invariants: only what the EHLO after TLS offers counts; plaintext that came before
-TLS is discarded; a password never goes over an unencrypted connection unless ``tls: Off`` asks for it. Every failure is
-a ``RelayError`` whose text says what to do; no message was touched.
+TLS is discarded; a password goes over an unencrypted connection only where ``Tls.OFF`` asks for one. Every failure is a
+``RelayError`` whose text says what to do; no message was touched.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ class _Handshake:
                 return
             self._fail(
                 "starttls",
-                "does not offer STARTTLS: use its submission port (587), or smtp.tls: Implicit on 465; smtp.tls: Off "
-                "is for a relay on a trusted network",
+                "does not offer STARTTLS: use its submission port (587), or smtp.tls: Implicit on 465; smtp.tls: "
+                "Disabled is for a relay on a trusted network",
             )
         try:
             await client.starttls(timeout=settings.timeouts.reply)

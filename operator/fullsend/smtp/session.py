@@ -40,8 +40,9 @@ class Session:
     """One greeted, authenticated connection. Not for concurrent use: one ``submit`` at a time.
 
     ``capabilities`` are the keywords of the last EHLO (after TLS), upper case, with their parameters. ``pipelining`` is
-    what is in effect. ``relay`` is "host[ip]:port". ``delivered`` counts accepted messages. Takes ``transport`` over
-    from whatever protocol it had; ``leftover`` is what that one had received and not used.
+    what is in effect. ``relay`` is "host[ip]:port". ``delivered`` counts accepted messages. ``content_started``: of the
+    message being submitted, or submitted last, content was written. Takes ``transport`` over from whatever protocol it
+    had; ``leftover`` is what that one had received and not used.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Session:
         self.capabilities = capabilities
         self.pipelining = pipelining
         self.delivered = 0
+        self.content_started = False
         size = capabilities.get("SIZE", "")
         self.size_limit = int(size) if size.isascii() and size.isdigit() and int(size) > 0 else None
         self.smtputf8 = "SMTPUTF8" in capabilities
@@ -83,17 +85,25 @@ class Session:
             return f"the relay said {self._wire.farewell}"
         return self._wire.fault or "the connection is closing"
 
-    async def submit(self, message: Outgoing, following: Outgoing | None = None) -> Outcome:
+    async def submit(
+        self,
+        message: Outgoing,
+        following: Outgoing | None = None,
+        proceed: Callable[[], bool] | None = None,
+    ) -> Outcome:
         """Hands one message over and says what became of it; relays' and networks' doings never raise.
 
         In Overlap the envelope of ``following`` may be written together with this content; the next call must then be
-        for that same object. Raises ValueError for what no composed message may be (bare CR or LF, no final CRLF).
+        for that same object. ``proceed`` is asked in the moment before content is written: where it says no, the
+        connection is closed and the message is Unsent. Raises ValueError for what no composed message may be (bare CR
+        or LF, no final CRLF).
         """
         if self._busy:
             raise RuntimeError("a session submits one message at a time")
         self._busy = True
+        self.content_started = False
         try:
-            outcome = await self._submit(message, following)
+            outcome = await self._submit(message, following, proceed)
         except BaseException:
             self.abort()  # cancelled or misused in the middle: replies and commands no longer pair
             raise
@@ -103,7 +113,9 @@ class Session:
             self.abort()
         return outcome
 
-    async def _submit(self, message: Outgoing, following: Outgoing | None) -> Outcome:
+    async def _submit(
+        self, message: Outgoing, following: Outgoing | None, proceed: Callable[[], bool] | None
+    ) -> Outcome:
         prepared = self._ahead
         if prepared is None:
             fresh = self._prepare(message)
@@ -135,6 +147,10 @@ class Session:
                 assert_never(self.pipelining)
         if verdict is not None:
             return verdict
+        if proceed is not None and not proceed():
+            self.abort()
+            return self._unsent(Stage.DATA)
+        self.content_started = True
         return await self._send_content(prepared, after)
 
     def _envelope(self, prepared: _Prepared, before: bytes) -> tuple[bytes, int]:

@@ -94,6 +94,26 @@ async def test_the_second_address_is_tried_when_the_first_refuses(monkeypatch: p
         session.abort()
 
 
+async def test_an_address_that_swallows_packets_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ScriptedServer() as server:
+        loop = asyncio.get_running_loop()
+        reach = loop.sock_connect
+
+        async def two(*_: object, **__: object) -> list[object]:
+            dead, live = ("127.0.0.2", server.port), ("127.0.0.1", server.port)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (dead, live)]
+
+        async def swallow(sock: socket.socket, address: tuple[str, int]) -> None:
+            await (asyncio.sleep(60) if address[0] == "127.0.0.2" else reach(sock, address))
+
+        monkeypatch.setattr(loop, "getaddrinfo", two)
+        monkeypatch.setattr(loop, "sock_connect", swallow)
+        started = loop.time()
+        session = await connect(settings(server, timeouts=replace(PATIENT, connect=1)))
+        assert loop.time() - started < 0.95
+        session.abort()
+
+
 @pytest.mark.parametrize(
     ("banner", "code", "words"),
     [
