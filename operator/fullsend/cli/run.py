@@ -137,11 +137,11 @@ async def _conclude(
             result = {"campaign": campaign.name, "exitCode": ending.code, "reason": ending.reason}
             results.append(result | {"message": ending.message, "report": report_json(report) if report else None})
             continue
-        if report is not None:
+        if report is not None and report.view.counts.total:
             print_report(console, report)
         style = "green" if ending.code is ExitCode.COMPLETE else "yellow"
         console.print(f"{campaign.name}: {ending.reason}", style=f"bold {style}", highlight=False)
         if ending.message:
-            console.print(ending.message, highlight=False, markup=False)
+            console.print(ending.message, highlight=False, markup=False, soft_wrap=True)
     if output == "json":
         click.echo(json.dumps(results, indent=2, default=str))

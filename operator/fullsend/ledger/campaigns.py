@@ -1,14 +1,15 @@
 """The campaign as the ledger knows it: its key, its owner, what senders obey, and what a tick sees.
 
-Invariants: a ledger key belongs to one content for ever (the caller compares fingerprints; nothing here overwrites
-content); one live owner a key; ``revision`` only ever grows; ``observe`` never scans rows.
+Invariants: a ledger key belongs to one content from its first seal on, for ever (the caller compares fingerprints);
+before it nobody can have been sent to, so the owner may mend what could not be planned; one live owner a key;
+``revision`` only ever grows; ``observe`` never scans rows.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -102,7 +103,9 @@ async def register(
 ) -> Registered:
     """Finds or makes the campaign of a ledger key and takes ownership of it.
 
-    Raises CampaignOwned while another owner's lease runs. A campaign with another fingerprint is returned untouched.
+    Content that was never sealed is replaced, and a plan that is being made of it discarded; a campaign with another
+    fingerprint that was sealed, or that another live owner holds, is returned untouched. Raises CampaignOwned where
+    another live owner holds this very campaign.
     """
     key_params = {"tenant": tenant, "key": key}
 
@@ -117,10 +120,18 @@ async def register(
         assert row is not None
         campaign, known_fingerprint, known_content, cluster, uid, phase, owned = row
         registered = Registered(CampaignId(campaign), created, known_fingerprint, known_content or {}, Phase(phase))
-        if known_fingerprint == fingerprint:
-            if owned and (cluster, uid) != (owner.cluster, owner.uid):
-                raise CampaignOwned(_owned_message(key, cluster, uid))
-            await connection.execute(query("take_ownership"), _claim(registered.campaign, owner))
+        other = known_fingerprint != fingerprint
+        foreign = owned and (cluster, uid) != (owner.cluster, owner.uid)
+        if other and (foreign or registered.phase is not Phase.REGISTERED):
+            return registered
+        if foreign:
+            raise CampaignOwned(_owned_message(key, cluster, uid))
+        if other:
+            await connection.execute(query("discard_running_plans"), {"campaign": campaign})
+            new = {"campaign": campaign, "name": name, "fingerprint": fingerprint, "content": json.dumps(content)}
+            await connection.execute(query("replace_unsealed_content"), new)
+            registered = replace(registered, fingerprint=fingerprint, content=content)
+        await connection.execute(query("take_ownership"), _claim(registered.campaign, owner))
         return registered
 
     return await db.transaction(work)

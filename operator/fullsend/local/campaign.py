@@ -7,9 +7,11 @@ is remembered that a killed run would lose but the status, whose revision guards
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections import deque
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import assert_never
@@ -21,7 +23,7 @@ from fullsend.ledger import campaigns, sessions
 from fullsend.ledger.campaigns import OwnerClaim
 from fullsend.ledger.database import Database
 from fullsend.ledger.sessions import SESSION_LEASE_SECONDS
-from fullsend.ledger.view import LedgerView
+from fullsend.ledger.view import LedgerView, Phase
 from fullsend.local.mounts import LocalMounts
 from fullsend.local.processes import ProcessJob, ProcessJobs, write_private
 from fullsend.reconcile import actions as act
@@ -66,7 +68,9 @@ class LocalCampaign:
         self._us = Claimant(cluster="local", uid=str(uuid.uuid4()))
         self._content = frozen_content(resolved)
         self._fingerprint = fingerprint(self._content)
+        self._agreed = False  # the ledger key is known to hold what is declared here
         self._conflict: tuple[str, ...] = ()
+        self._plans_before: int | None = None  # plan generations that earlier runs came to
         self._samples: deque[Sample] = deque(maxlen=4)
         self.campaign: CampaignId | None = None
         self.view: LedgerView | None = None
@@ -137,7 +141,7 @@ class LocalCampaign:
             problem = DatabaseProblem(DatabaseFault.REFUSED, str(error))
         return Observed(
             us=self._us,
-            view=view,
+            view=self._afresh(view),
             database_problem=problem,
             conflict=self._conflict,
             jobs=tuple(_job_view(job) for job in self.jobs.all),
@@ -150,8 +154,12 @@ class LocalCampaign:
             self.campaign = await campaigns.find(self.db, self.resolved.namespace, self.resolved.ledger_key)
             if self.campaign is None:
                 return None
-            await self._compare()
-        await campaigns.heartbeat_owner(self.db, self.campaign, self._claim)
+        if not self._agreed:
+            await self._compare(self.campaign)
+        if self._agreed:
+            # Of an owner that lives the view tells more than a refusal to take the key from it.
+            with contextlib.suppress(CampaignOwned):
+                await campaigns.heartbeat_owner(self.db, self.campaign, self._claim)
         view = await campaigns.observe(self.db, self.campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
         if await self._fence_dead(view):
             view = await campaigns.observe(self.db, self.campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
@@ -159,6 +167,17 @@ class LocalCampaign:
         if not self._samples or view.now - self._samples[-1].at >= SAMPLE_EVERY:
             self._samples.append(Sample(view.now, accepted))
         return view
+
+    def _afresh(self, view: LedgerView | None) -> LedgerView | None:
+        """A run asks for a plan anew: what earlier runs failed at, or died of, neither delays it nor speaks for it. (A
+        planner of theirs that still lives is fenced when ours begins.)"""
+        if view is None or view.phase is not Phase.REGISTERED:
+            return view
+        newest = view.plan.generation if view.plan is not None else 0
+        if self._plans_before is None:
+            self._plans_before = newest
+        ours = newest - self._plans_before
+        return replace(view, plan=replace(view.plan, generation=ours) if view.plan is not None and ours > 0 else None)
 
     async def _fence_dead(self, view: LedgerView) -> bool:
         """A process that has ended without ending its session will not come back: no need to wait for its lease."""
@@ -174,12 +193,17 @@ class LocalCampaign:
             )
         return bool(dead)
 
-    async def _compare(self) -> None:
-        """Whether the ledger key holds this campaign, or another one of the same name."""
-        assert self.campaign is not None
-        held = await campaigns.content(self.db, self.campaign)
-        if fingerprint(held) != self._fingerprint:
-            self._conflict = tuple(differences(held, self._content))
+    async def _compare(self, campaign: CampaignId) -> None:
+        """Whether the ledger key holds this campaign, or another one of the same name. What was never planned is
+        replaced by what is declared now: nobody can have been sent it."""
+        view = await campaigns.observe(self.db, campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
+        self._agreed = view.fingerprint == self._fingerprint
+        if not self._agreed and view.phase is Phase.REGISTERED:
+            await self._register()
+            return
+        if not self._agreed:
+            held = await campaigns.content(self.db, campaign)
+            self._conflict = tuple(differences(held, self._content)) if held else ("what it held was purged",)
 
     async def _reconnect(self) -> None:
         try:
@@ -236,7 +260,7 @@ class LocalCampaign:
                 assert_never(action)
 
     async def _register(self) -> None:
-        try:
+        with contextlib.suppress(CampaignOwned):  # seen at the next look, as a foreign owner
             registered = await campaigns.register(
                 self.db,
                 tenant=self.resolved.namespace,
@@ -246,11 +270,9 @@ class LocalCampaign:
                 content=self._content,
                 fingerprint=self._fingerprint,
             )
-        except CampaignOwned:
-            return  # seen at the next look, as a foreign owner
-        self.campaign = registered.campaign
-        if registered.fingerprint != self._fingerprint:
-            await self._compare()
+            self.campaign = registered.campaign
+            self._agreed = registered.fingerprint == self._fingerprint
+            self._conflict = () if self._agreed else tuple(differences(registered.content, self._content))
 
     async def _start_plan(self, attempt: int) -> None:
         name = f"plan-{attempt}"

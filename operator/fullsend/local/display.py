@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fullsend.local.campaign import LocalCampaign
-from fullsend.states import DeliveryState
 
 LINE_EVERY = 5.0
 """Seconds between lines where there is no terminal (CI logs, a pipe)."""
 
-_S = DeliveryState
+STILL_EVERY = 60.0
+"""Seconds after which a line that has not changed is said again: it still runs."""
 
 
 class Display(Protocol):
@@ -67,22 +67,30 @@ class Bars:
 
 
 class Lines:
-    """One line a campaign every few seconds, and one an event."""
+    """One line a campaign every few seconds while something moves, and one an event."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._next = 0.0
+        self._said: dict[str, tuple[str, float]] = {}
 
     def show(self, campaigns: Sequence[LocalCampaign]) -> None:
-        due = time.monotonic() >= self._next
+        now = time.monotonic()
+        due = now >= self._next
         for campaign in campaigns:
             _print_events(self._console, campaign)
             if due and campaign.status.total:
-                status = campaign.status
-                done = status.total - status.missing
-                self._console.print(f"{campaign.name}: {done}/{status.total}  {_numbers(campaign)}", highlight=False)
+                self._say(campaign, now)
         if due:
-            self._next = time.monotonic() + LINE_EVERY
+            self._next = now + LINE_EVERY
+
+    def _say(self, campaign: LocalCampaign, now: float) -> None:
+        status = campaign.status
+        text = f"{status.total - status.missing}/{status.total}  {_numbers(campaign)}"
+        before, at = self._said.get(campaign.name, ("", 0.0))
+        if text != before or now - at >= STILL_EVERY:
+            self._said[campaign.name] = (text, now)
+            self._console.print(f"{campaign.name}: {text}", highlight=False, soft_wrap=True)
 
     def close(self) -> None: ...
 

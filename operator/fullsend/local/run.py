@@ -15,7 +15,7 @@ from datetime import timedelta
 from enum import IntEnum
 
 from fullsend.errors import LedgerError
-from fullsend.ledger.view import BreakerState, Phase, PlanState
+from fullsend.ledger.view import BreakerState, BreakerView, Phase, PlanState
 from fullsend.local.campaign import LocalCampaign
 from fullsend.reconcile.situation import Situation
 from fullsend.states import DeliveryState
@@ -126,9 +126,9 @@ def ending_of(campaign: LocalCampaign, situation: Situation, foreign_for: float)
         case Situation.HALTED | Situation.LEDGER_BROKEN | Situation.LEDGER_WENT_BACK | Situation.UNPROVEN:
             return Ending(ExitCode.HALTED, situation.value, message) if campaign.quiet else None
         case Situation.TRANSPORT_TROUBLE if _never_worked(campaign) and campaign.quiet:
-            return Ending(ExitCode.HALTED, "TransportTrouble", message)
-        case Situation.PLANNING | Situation.PLAN_STALLED if _plan_failed(campaign):
-            return Ending(ExitCode.INVALID, "PlanFailed", message)
+            return Ending(ExitCode.HALTED, "TransportTrouble", _relay_advice(campaign))
+        case Situation.PLANNING | Situation.PLAN_STALLED:
+            return _plan_ended(campaign, situation)
         case Situation.SUSPENDED | Situation.AWAITING_APPROVAL if campaign.quiet:
             return Ending(ExitCode.UNFINISHED, situation.value, message)
         case Situation.OWNED_ELSEWHERE if foreign_for >= FOREIGN_PATIENCE:
@@ -144,10 +144,26 @@ def _never_worked(campaign: LocalCampaign) -> bool:
     return view is not None and view.breaker.state is BreakerState.HALTED and not view.counts[DeliveryState.ACCEPTED]
 
 
-def _plan_failed(campaign: LocalCampaign) -> bool:
-    """A plan that failed is the user's to mend here and now; in a cluster it is tried again by itself."""
+def _relay_advice(campaign: LocalCampaign) -> str:
+    breaker = campaign.view.breaker if campaign.view is not None else BreakerView()
+    return (
+        f"MailTransport {campaign.resolved.transport.name}: {breaker.reason}: {breaker.message}\n"
+        "Nobody has been sent to and nobody is charged for it. Mend this and run the same command again."
+    )
+
+
+def _plan_ended(campaign: LocalCampaign, situation: Situation) -> Ending | None:
+    """A plan that failed is the user's to mend here and now; in a cluster it is tried again by itself. A planner that
+    died without a verdict is tried once more here too."""
     view = campaign.view
-    if view is None or any(job.alive for job in campaign.jobs.all):
-        return False
-    died = any(job.kind == "plan" for job in campaign.jobs.all)
-    return died and view.phase is Phase.REGISTERED and (view.plan is None or view.plan.state is not PlanState.SEALED)
+    planners = [job for job in campaign.jobs.all if job.kind == "plan"]
+    if view is None or view.phase is not Phase.REGISTERED or not planners or any(job.alive for job in planners):
+        return None
+    again = "Nothing has been sent. Mend this and run the same command again."
+    if view.plan is not None and view.plan.state is PlanState.FAILED:
+        return Ending(ExitCode.INVALID, view.plan.reason or "PlanFailed", f"{view.plan.message}\n{again}")
+    if situation is Situation.PLAN_STALLED:
+        last = planners[-1]
+        how = last.last_words() or f"it said nothing (exit code {last.exit_code})"
+        return Ending(ExitCode.HALTED, "PlannerDied", f"{last.name}: {how}; its log is {last.log}\n{again}")
+    return None

@@ -18,6 +18,13 @@ FROM fullsend.campaign AS c JOIN fullsend.tenant AS t ON t.id = c.tenant_id
 WHERE t.name = %(tenant)s AND c.ledger_key = %(key)s
 FOR UPDATE OF c;
 
+-- replace_unsealed_content --
+-- What could not be planned as it was, mended; the lists that it named go with it
+UPDATE fullsend.campaign
+SET name = %(name)s, fingerprint = %(fingerprint)s, content = %(content)s::jsonb, list_ids = '{}',
+    revision = revision + 1
+WHERE id = %(campaign)s AND phase = 'registered' AND compiled IS NULL;
+
 -- take_ownership --
 -- The owner reconciles this key until its lease runs out
 UPDATE fullsend.campaign
