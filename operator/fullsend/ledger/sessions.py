@@ -155,7 +155,7 @@ async def claim_due(db: Database, session: OpenedSession, *, limit: int) -> list
 
 async def _claim(db: Database, name: str, session: OpenedSession, params: Mapping[str, Any]) -> list[Claimed]:
     key = {"session": session.id, "campaign": session.campaign, "tenant": session.tenant}
-    lock, rows = await db.unit(("lock_session", key), (name, {**key, **params}))
+    lock, _, rows = await db.unit(("lock_session", key), ("walk_in_order", {}), (name, {**key, **params}))
     if lock != [(True,)]:
         raise SessionFenced(f"Session {session.id} was fenced: nothing more may be claimed or armed under it.")
     return [_claimed(row) for row in rows]
@@ -195,9 +195,12 @@ async def give_back(db: Database, session: OpenedSession, seqs: Sequence[Seq]) -
 
 
 async def held(db: Database, session: OpenedSession) -> list[tuple[Seq, DeliveryState]]:
-    """What the session holds as the ledger has it: after a lost connection, whether a commit happened."""
-    rows = await db.fetch("held_rows", {"session": session.id})
-    return [(Seq(row["seq"]), DeliveryState(row["state"])) for row in rows]
+    """What the session holds as the ledger has it: after a lost connection, whether a commit happened. Waits for a
+    server process that may still be at work on it. Raises SessionFenced."""
+    lock, rows = await db.unit(("lock_session", {"session": session.id}), ("held_rows", {"session": session.id}))
+    if lock != [(True,)]:
+        raise SessionFenced(f"Session {session.id} was fenced: what it held is no longer its own.")
+    return [(Seq(seq), DeliveryState(state)) for seq, state, _ in rows]
 
 
 async def grant(db: Database, session: OpenedSession, want: int) -> Granted:

@@ -1,7 +1,7 @@
 """The sender process: ``python -m fullsend.sender --job FILE``, what a sender pod (or a local process) runs.
 
 Exit codes: 0 ended as it should (drained, stopped, held back or fenced: the ledger knows which), 2 the job cannot be
-used, 75 (EX_TEMPFAIL) the ledger was away at the start.
+used, 75 (EX_TEMPFAIL) the ledger was away at the start, or stayed away until outcomes were lost; 1 anything else.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import resource
 import signal
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from fullsend.ledger.database import Database
 from fullsend.message.compiled import CompiledMessage
 from fullsend.message.compose import Composer
 from fullsend.sender.job import SenderJob
+from fullsend.sender.lease import Lease
 from fullsend.sender.worker import Worker
 from fullsend.states import CampaignId
 
@@ -39,36 +41,59 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
+class _Signals:
+    """SIGTERM and SIGINT, from the first moment on: those that come before there is a worker are kept for it."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._worker: Worker | None = None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._caught)
+
+    def _caught(self) -> None:
+        self._seen += 1
+        if self._worker is not None:
+            self._worker.stop()
+
+    def go_to(self, worker: Worker) -> None:
+        self._worker = worker
+        for _ in range(self._seen):
+            worker.stop()
+
+
 async def _send(job: SenderJob) -> None:
+    signals = _Signals()
     campaign = CampaignId(job.campaign)
     dsn = job.dsn()
-    db = await Database.open(dsn, application=f"fullsend-send/{job.holder}")
-    flush_db = await Database.open(dsn, application=f"fullsend-flush/{job.holder}")
-    try:
+    async with AsyncExitStack() as stack:
+        db = await Database.open(dsn, application=f"fullsend-send/{job.holder}")
+        stack.push_async_callback(db.close)
+        flush_db = await Database.open(dsn, application=f"fullsend-flush/{job.holder}")
+        stack.push_async_callback(flush_db.close)
         compiled = await campaigns.compiled(db, campaign)
-        opened = await sessions.open_session(db, campaign, wave=job.wave, holder=job.holder, connections=0)
-        if opened is None or compiled is None:
-            log.info("nothing to send: the campaign is not sending")
+        if compiled is None:
+            log.info("nothing to send: the campaign has no sealed plan")
             return
-        first = await sessions.heartbeat(db, opened)
         composer = Composer(CompiledMessage.from_bytes(compiled))
         _limit_memory()
+        opened = await sessions.open_session(db, campaign, wave=job.wave, holder=job.holder, connections=0)
+        if opened is None:
+            log.info("nothing to send: the campaign is not sending")
+            return
+        lease = Lease(opened.lease_seconds)
         worker = Worker(
             db=db,
             flush_db=flush_db,
             campaign=campaign,
             opened=opened,
-            first=first,
+            first=await sessions.heartbeat(db, opened),
+            lease=lease,
             composer=composer,
             secrets_dir=job.secrets_dir,
         )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.stop)
+        signals.go_to(worker)
         await worker.run()
-    finally:
-        await db.close()
-        await flush_db.close()
 
 
 @click.command()

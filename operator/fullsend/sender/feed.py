@@ -1,23 +1,30 @@
 """Work at hand: claims rows ahead of the connections, builds their messages, gives back what won't be sent.
 
-No more is claimed than is sent in about a second at the rate of late, so that suspension, suppression, limits and
-other senders act quickly. The fresh queue is walked once, in order, above a low-water mark; whatever was given back is
-in the due queue. An empty claim never means that the campaign is done (invariant 1): rows may be locked by another
-claim, so the walk starts over while the counters still know of pending rows.
+No more is claimed than is sent in about a second at the rate of late, and nothing while nothing may be sent, so that
+suspension, suppression, limits and other senders act quickly. The fresh queue is walked in order above a low-water
+mark; whatever was given back is in the due queue. An empty claim never means that the campaign is done (invariant 1):
+rows may be locked by another claim, so the walk starts over while the counters still know of pending rows.
+
+A claim or a return whose COMMIT is in doubt may leave rows claimed in the ledger that nobody here has in hand. After
+every ledger error the feed compares what the session holds with what is in hand, and gives the rest back, before it
+claims anything more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import assert_never
 
-from fullsend.errors import LedgerUnavailable, RenderError
+from fullsend.errors import LedgerError, RenderError, SessionFenced
 from fullsend.ledger import sessions
 from fullsend.ledger.database import Database
-from fullsend.ledger.sessions import Claimed, OpenedSession
+from fullsend.ledger.sessions import Claimed, OpenedSession, Record
+from fullsend.sender.flusher import Flusher, Permission
 from fullsend.sender.hand import InHand
 from fullsend.sender.pulse import Pulse
 from fullsend.states import DeliveryState, Seq
@@ -28,9 +35,12 @@ AHEAD = 1.0
 """Seconds of work claimed ahead."""
 
 MAX_AHEAD = 2000
-REWALK_EVERY = 1.0
 POLL = 0.25
-"""Seconds between looks at empty queues: what is due at once (a row given back elsewhere) waits no longer."""
+"""Seconds between looks at empty queues, at empty buckets, and at whether anything may be sent at all."""
+
+REWALK_EVERY = 1.0
+REWALK_SHARE = 0.05
+"""A walk from the start reads every row of the campaign: it may take this share of the time, no more."""
 
 Compose = Callable[[Claimed], InHand]
 
@@ -38,7 +48,8 @@ Compose = Callable[[Claimed], InHand]
 class Feed:
     """The buffer between the ledger's queues and the connections.
 
-    ``compose`` builds a claimed row's message or raises RenderError; ``unrenderable`` records that it can't be built.
+    ``compose`` builds a claimed row's message or raises RenderError. ``changed`` is called when there is work.
+    ``walked_whole``: the fresh queue was walked from its start and had nothing to claim.
     """
 
     def __init__(
@@ -46,97 +57,128 @@ class Feed:
         db: Database,
         session: OpenedSession,
         pulse: Pulse,
+        flusher: Flusher,
         *,
         compose: Compose,
-        unrenderable: Callable[[Claimed, RenderError], Awaitable[None]],
         changed: Callable[[], None],
     ) -> None:
         self._db = db
         self._session = session
         self._pulse = pulse
+        self._flusher = flusher
         self._compose = compose
-        self._unrenderable = unrenderable
         self._changed = changed
         self._ready: deque[Claimed] = deque()
         self._returned: list[Seq] = []
-        self._pending_records: set[asyncio.Future[None]] = set()
+        self._in_doubt = False
+        self._claiming = False
         self._low_water = Seq(0)
-        self._walked_at = 0.0
+        self._rewalk_at = 0.0
+        self._fresh_limit: int | None = None
+        self.walked_whole = False
         self._wanting = asyncio.Event()
-        self._budget = 0
+        self._tokens = 0
         self._ask_at = 0.0
+        self._control_revision = -1
         self._rate = 0.0
         self._taken = 0
         self._measured_at = time.monotonic()
-        self.empty_since: float | None = None
 
     # -- the connections' side ------------------------------------------------------------------------------------
 
     def has_work(self) -> bool:
-        return bool(self._ready) and self._budget > 0
+        return bool(self._ready) and (self._tokens > 0 or not self._pulse.metered)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is held and nothing is being claimed."""
+        return not (self._ready or self._returned or self._claiming)
 
     def take(self) -> InHand | None:
         """The next row with its message built, within the tokens at hand; None when there is none just now."""
         while self.has_work():
             claimed = self._ready.popleft()
-            if len(self._ready) <= self._ahead() // 2:
-                self._wanting.set()
             try:
                 hand = self._compose(claimed)
             except RenderError as error:
-                record = asyncio.ensure_future(self._unrenderable(claimed, error))
-                self._pending_records.add(record)
-                record.add_done_callback(self._pending_records.discard)
+                self._flusher.record(
+                    Record(
+                        claimed.seq,
+                        claimed.attempts + 1,
+                        DeliveryState.UNRENDERABLE,
+                        "RenderError",
+                        text=str(error),
+                    )
+                )
                 continue
-            self._budget -= 1
+            if self._pulse.metered:
+                self._tokens -= 1
             self._taken += 1
+            if 2 * len(self._ready) <= self._ahead():
+                self._wanting.set()
             return hand
         self._wanting.set()
         return None
 
-    def give_back(self, hand: InHand) -> None:
-        self._returned.append(hand.claimed.seq)
-        self._wanting.set()
+    def not_armed(self, hand: InHand, permission: Permission) -> None:
+        """A row taken from here was refused leave to be armed, or needs it no longer."""
+        match permission:
+            case Permission.SUPPRESSED:
+                if self._pulse.metered:
+                    self._tokens += 1  # a token is spent by arming only
+            case Permission.REFUSED:
+                self._tokens = 0  # perhaps there were fewer than we thought: ask anew
+                self._returned.append(hand.claimed.seq)
+                self._wanting.set()
+            case Permission.ARMED | Permission.RETURNED:
+                return
+            case _:
+                assert_never(permission)
 
     # -- the ledger's side ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep the buffer filled until cancelled; while nothing may be sent, give everything back."""
+        """Keep the buffer filled until cancelled or fenced."""
         while True:
+            self._claiming = True
             try:
-                await self._return_refused()
-                if not self._pulse.may_send:
-                    await self.give_back_all()
-                elif len(self._ready) <= self._ahead() // 2 or self._out_of_tokens():
-                    await self._refill()
-            except LedgerUnavailable as error:
-                log.warning("no rows can be claimed while the ledger is away: %s", error)
-                await asyncio.sleep(POLL)
+                await self._turn()
+            except SessionFenced:
+                self._ready.clear()
+                self._returned.clear()
+                self._pulse.lease.fence()
+                return
+            except LedgerError as error:
+                log.warning("no rows can be claimed now: %s", error)
+                self._in_doubt = True
+            finally:
+                self._claiming = False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanting.wait(), POLL)
             self._wanting.clear()
-            if self._ready and not self._out_of_tokens():
-                await self._wanting.wait()
-            else:
-                await _wait(self._wanting, POLL)
 
-    async def give_back_all(self) -> None:
-        """Claimed rows go back uncharged, due now."""
-        self._returned.extend(claimed.seq for claimed in self._ready)
-        self._ready.clear()
-        await self._return_refused()
-        if self._pending_records:
-            await asyncio.gather(*self._pending_records)
+    async def _turn(self) -> None:
+        if self._in_doubt:
+            await self._give_back_strays()
+        if not (self._pulse.may_send and self._pulse.connections):
+            self._returned.extend(claimed.seq for claimed in self._ready)
+            self._ready.clear()
+        if self._returned:
+            # Kept until the ledger has taken it; what comes back meanwhile waits for the next turn.
+            count = len(self._returned)
+            await sessions.give_back(self._db, self._session, self._returned)
+            del self._returned[:count]
+        if self._pulse.may_send and self._pulse.connections and 2 * len(self._ready) <= self._ahead():
+            await self._refill()
 
-    async def _return_refused(self) -> None:
-        returned, self._returned = self._returned, []
-        if returned:
-            try:
-                await sessions.give_back(self._db, self._session, returned)
-            except LedgerUnavailable:
-                self._returned = returned + self._returned
-                raise
-
-    def _out_of_tokens(self) -> bool:
-        return self._budget <= 0
+    async def _give_back_strays(self) -> None:
+        held = await sessions.held(self._db, self._session)
+        ours = self._flusher.in_hand() | {claimed.seq for claimed in self._ready}
+        strays = [seq for seq, state in held if state is DeliveryState.CLAIMED and seq not in ours]
+        self._returned.clear()  # those still claimed are among the strays
+        if strays:
+            await sessions.give_back(self._db, self._session, strays)
+        self._in_doubt = False
 
     def _ahead(self) -> int:
         now = time.monotonic()
@@ -148,48 +190,42 @@ class Feed:
 
     async def _refill(self) -> None:
         want = self._ahead() - len(self._ready)
-        if self._budget < self._ahead():
-            await self._ask_tokens(self._ahead() - self._budget)
-        want = min(want, self._budget - len(self._ready))
-        if want <= 0:
+        if self._pulse.metered:
+            await self._ask_tokens()
+            want = min(want, self._tokens - len(self._ready))
+        if want > 0:
+            rows = await sessions.claim_due(self._db, self._session, limit=want)
+            self._ready.extend(rows)  # at once: whatever happens below, they are in hand
+            if len(rows) < want:
+                self._ready.extend(await self._claim_fresh(want - len(rows)))
+        if self.has_work():
             self._changed()
-            return
-        rows = await sessions.claim_due(self._db, self._session, limit=want)
-        if len(rows) < want:
-            rows += await self._claim_fresh(want - len(rows))
-        if rows:
-            self._ready.extend(rows)
-            self.empty_since = None
-            self._changed()
-        elif self.empty_since is None and not self._ready:
-            self.empty_since = time.monotonic()
 
     async def _claim_fresh(self, limit: int) -> list[Claimed]:
-        now = time.monotonic()
+        started = time.monotonic()
+        fresh_limit = self._pulse.control.fresh_limit
+        if fresh_limit != self._fresh_limit:
+            self._fresh_limit, self.walked_whole = fresh_limit, False
+        if self._low_water and not self._pulse.counts[DeliveryState.PENDING]:
+            return []
         fresh = await sessions.claim_fresh(
-            self._db,
-            self._session,
-            after=self._low_water,
-            limit=limit,
-            fresh_limit=self._pulse.control.fresh_limit,
+            self._db, self._session, after=self._low_water, limit=limit, fresh_limit=fresh_limit
         )
+        now = time.monotonic()
         if fresh:
-            self._low_water = fresh[-1].seq
-            self._walked_at = now
-        elif self._pulse.counts[DeliveryState.PENDING] and now - self._walked_at >= REWALK_EVERY:
-            self._low_water, self._walked_at = Seq(0), now
+            self._low_water, self.walked_whole = fresh[-1].seq, False
+        elif not self._low_water:
+            self.walked_whole = True
+            self._rewalk_at = now + max(REWALK_EVERY, (now - started) / REWALK_SHARE)
+        elif now >= self._rewalk_at:
+            self._low_water = Seq(0)
         return fresh
 
-    async def _ask_tokens(self, want: int) -> None:
+    async def _ask_tokens(self) -> None:
         now = time.monotonic()
-        if now >= self._ask_at:
+        if self._pulse.revision != self._control_revision:
+            self._control_revision, self._ask_at = self._pulse.revision, now  # the rates may be others now
+        if now >= self._ask_at and (want := self._ahead() - self._tokens) > 0:
             granted = await sessions.grant(self._db, self._session, want)
-            self._budget += granted.messages
+            self._tokens += granted.messages
             self._ask_at = now + granted.retry_after
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return

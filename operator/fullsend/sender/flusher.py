@@ -1,27 +1,32 @@
 """Arming and recording, group-committed over a sender's connections.
 
-One flush is in flight at a time; what arrives meanwhile forms the next one, so the group grows by itself with the
-load and no timer is needed. A flush is one transaction: either every arm and record in it is committed, or none.
+One flush is in flight at a time; what arrives meanwhile forms the next one, so the group grows by itself with the load
+and no timer is needed. A flush is one transaction: either every arm and record in it is committed, or none. Records
+leave in the order in which they came and no arm overtakes a record handed over before it, so whoever hands over a
+record and then asks to arm never has more rows armed than before.
 
-When the database goes away in the middle of a COMMIT nobody can tell which. The flusher then reconnects, asks the
-ledger which rows this session holds, and settles the doubt: a row found armed was armed by us (nothing of it is on
-the wire yet, since its connection still waits for the answer); records are simply given again, for the attempt's key
-makes a second copy of a record fall away. Invariants 4 and 7.
+When the database goes away in the middle of a COMMIT nobody can tell which. The doubt is settled in the safe
+direction, again and again until the ledger has taken it: records are given once more (the attempt's number makes a
+second copy fall away), and every row whose arming is in doubt is recorded as not sent, which is true, since its
+connection still waits, and ends the row's attempt whether or not the arming was committed. The session's lock, which
+each flush takes first, makes that wait for a server process that still works on the lost one. Invariants 4 and 7.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
-from fullsend.errors import LedgerUnavailable, SessionFenced
+from fullsend.errors import LedgerError, LedgerUnavailable, SchemaMismatch, SessionFenced
 from fullsend.ledger import sessions
 from fullsend.ledger.database import Database
-from fullsend.ledger.sessions import Arm, Flushed, OpenedSession, Record
-from fullsend.states import DeliveryState, Seq
+from fullsend.ledger.sessions import OpenedSession, Record
+from fullsend.sender.hand import InHand
+from fullsend.states import Seq
 
 log = logging.getLogger(__name__)
 
@@ -36,125 +41,191 @@ class Permission(Enum):
     """What the ledger answered to a request to arm."""
 
     ARMED = "armed"
-    SUPPRESSED = "suppressed"
-    REFUSED = "refused"  # no longer ours, stopped, or no tokens: nothing may be sent
+    SUPPRESSED = "suppressed"  # settled
+    REFUSED = "refused"  # stopped, no tokens, or no longer ours: nothing may be sent, and it may still be claimed
+    RETURNED = "returned"  # the arming was in doubt: the row waits again
 
 
-@dataclass(slots=True)
-class _Group:
-    arms: dict[Seq, tuple[Arm, asyncio.Future[Permission]]] = field(default_factory=dict)
-    records: list[tuple[Record, asyncio.Future[None]]] = field(default_factory=list)
+@dataclass(frozen=True, slots=True)
+class _Arming:
+    hand: InHand
+    answer: asyncio.Future[Permission]
 
-    def __len__(self) -> int:
-        return len(self.arms) + len(self.records)
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    record: Record
+    done: asyncio.Future[None]
 
 
 class Flusher:
     """Collects arms and records and commits them in groups.
 
-    ``fenced`` is called once the ledger says that the session is no longer live.
+    ``fenced`` is called once the ledger says that the session is no longer live. ``away_since`` (time.monotonic) is
+    set while the ledger can't be reached. ``lost`` counts records that were given up: their rows stay armed and become
+    unknown with the end of the session.
     """
 
     def __init__(self, db: Database, session: OpenedSession, fenced: Callable[[], None]) -> None:
         self._db = db
         self._session = session
         self._fenced = fenced
-        self._arms: list[tuple[Arm, asyncio.Future[Permission]]] = []
-        self._records: list[tuple[Record, asyncio.Future[None]]] = []
+        self._arms: list[_Arming] = []
+        self._records: list[_Recording] = []
+        self._flying: tuple[Sequence[_Arming], Sequence[_Recording]] = ((), ())
         self._wake = asyncio.Event()
         self._closing = False
-        self.database_away = False
+        self._abandoned = asyncio.Event()
+        self.away_since: float | None = None
+        self.lost = 0
 
-    def arm(self, arm: Arm) -> Awaitable[Permission]:
-        """Ask leave to put this row's content on the wire; resolves once the answer is durable."""
-        future: asyncio.Future[Permission] = asyncio.get_running_loop().create_future()
-        self._arms.append((arm, future))
-        self._wake.set()
-        return future
+    # -- what connections and the feed ask --------------------------------------------------------------------------
 
-    def record(self, record: Record) -> Awaitable[None]:
-        """Note what became of a row; resolves once it is durable."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._records.append((record, future))
+    def arm(self, hand: InHand) -> asyncio.Future[Permission]:
+        """Ask leave to put this row's content on the wire; resolves once the answer is durable. Where the asker was
+        cancelled meanwhile, an armed row is recorded as not sent."""
+        arming = _Arming(hand, asyncio.get_running_loop().create_future())
+        if self._abandoned.is_set():
+            arming.answer.set_result(Permission.REFUSED)
+        else:
+            self._arms.append(arming)
+            self._wake.set()
+        return arming.answer
+
+    def record(self, record: Record) -> asyncio.Future[None]:
+        """Note what became of a row; resolves once it is durable (or given up, see ``lost``)."""
+        recording = _Recording(record, asyncio.get_running_loop().create_future())
+        self._records.append(recording)
+        if self._abandoned.is_set():
+            self._give_up()
         self._wake.set()
-        return future
+        return recording.done
+
+    def in_hand(self) -> set[Seq]:
+        """Rows about which an answer is still to come."""
+        arms, records = self._flying
+        return {a.hand.claimed.seq for a in (*arms, *self._arms)} | {r.record.seq for r in (*records, *self._records)}
 
     def close(self) -> None:
         """Let ``run`` return once everything handed over so far is committed."""
         self._closing = True
         self._wake.set()
 
+    def abandon(self) -> None:
+        """Try no longer: nothing more is armed, and what could not be recorded is given up."""
+        self._abandoned.set()
+        self._wake.set()
+
+    # -- the ledger's side ------------------------------------------------------------------------------------------
+
     async def run(self) -> None:
-        while True:
-            group = self._take()
-            if len(group):
-                await self._commit(group)
-            elif self._closing:
-                return
-            else:
-                self._wake.clear()
-                await self._wake.wait()
-
-    def _take(self) -> _Group:
-        group = _Group()
-        group.records, self._records = self._records[:MAX_GROUP], self._records[MAX_GROUP:]
-        room = MAX_GROUP - len(group.records)
-        taken, self._arms = self._arms[:room], self._arms[room:]
-        group.arms = {arm.seq: (arm, future) for arm, future in taken}
-        return group
-
-    async def _commit(self, group: _Group) -> None:
-        records = [record for record, _ in group.records]
-        arms = [arm for arm, _ in group.arms.values()]
         try:
-            flushed = await sessions.flush(self._db, self._session, arm=arms, record=records)
-        except SessionFenced:
-            flushed = _nothing_armed(arms)
-        except LedgerUnavailable as error:
-            log.warning("the ledger is away in the middle of a flush; reconnecting: %s", error)
-            flushed = await self._settle_doubt(arms, records)
-        if not flushed.live:
-            self._fenced()
-        for seq, (_, armed) in group.arms.items():
-            if not armed.done():
-                armed.set_result(_permission(seq, flushed))
-        for _, recorded in group.records:
-            if not recorded.done():
-                recorded.set_result(None)
+            while not self._abandoned.is_set():
+                if self._arms or self._records:
+                    await self._commit(*self._take())
+                elif self._closing:
+                    return
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:
+            self._abandoned.set()
+            self._give_up()
 
-    async def _settle_doubt(self, arms: list[Arm], records: list[Record]) -> Flushed:
-        self.database_away = True
+    def _take(self) -> tuple[list[_Arming], list[_Recording]]:
+        records, self._records = self._records[:MAX_GROUP], self._records[MAX_GROUP:]
+        room = MAX_GROUP - len(records)
+        arms, self._arms = self._arms[:room], self._arms[room:]
+        self._flying = (arms, records)
+        return arms, records
+
+    async def _commit(self, arms: Sequence[_Arming], records: Sequence[_Recording]) -> None:
+        try:
+            flushed = await sessions.flush(
+                self._db, self._session, arm=[a.hand.arm for a in arms], record=[r.record for r in records]
+            )
+        except SessionFenced:
+            self._fenced()
+            self._answer(arms, lambda _: Permission.REFUSED)
+        except (LedgerUnavailable, SchemaMismatch) as error:
+            log.warning("the ledger is away in the middle of a flush: %s", error)
+            if not await self._settle_doubt(arms, records):
+                return
+            self._answer(arms, lambda _: Permission.RETURNED)
+        except LedgerError as error:
+            await self._one_by_one(arms, records, error)
+            return
+        else:
+            if not flushed.live:
+                self._fenced()
+            armed, suppressed = flushed.armed, flushed.suppressed
+            self._answer(
+                arms,
+                lambda seq: (
+                    Permission.ARMED
+                    if seq in armed
+                    else Permission.SUPPRESSED
+                    if seq in suppressed
+                    else Permission.REFUSED
+                ),
+            )
+        for recording in records:
+            if not recording.done.done():
+                recording.done.set_result(None)
+        self._flying = ((), ())
+
+    def _answer(self, arms: Sequence[_Arming], permission: Callable[[Seq], Permission]) -> None:
+        for arming in arms:
+            answer = permission(arming.hand.claimed.seq)
+            if not arming.answer.done():
+                arming.answer.set_result(answer)
+            elif answer is Permission.ARMED:
+                self.record(arming.hand.not_sent("NotSent"))
+
+    async def _settle_doubt(self, arms: Sequence[_Arming], records: Sequence[_Recording]) -> bool:
+        """True once it is settled; False where it was given up."""
+        self.away_since = time.monotonic()
+        again = [r.record for r in records] + [a.hand.not_sent("ArmingInDoubt") for a in arms]
         delay = RECONNECT_FIRST
-        while True:
+        while not self._abandoned.is_set():
             try:
                 await self._db.reconnect()
-                held = dict(await sessions.held(self._db, self._session))
-                live = await self._record_again(records)
-                break
-            except LedgerUnavailable:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, RECONNECT_MAX)
-        self.database_away = False
-        # A row that is still merely claimed is not armed now: its connection gives it back, which costs one walk
-        # through the due queue and cannot be wrong.
-        armed = frozenset(arm.seq for arm in arms if held.get(arm.seq) is DeliveryState.ARMED)
-        refused = frozenset(arm.seq for arm in arms) - armed
-        return Flushed(armed=armed, suppressed=frozenset(), refused=refused, live=live)
+                flushed = await sessions.flush(self._db, self._session, arm=[], record=again)
+            except (LedgerUnavailable, SchemaMismatch):
+                try:
+                    await asyncio.wait_for(self._abandoned.wait(), delay)
+                except TimeoutError:
+                    delay = min(delay * 2, RECONNECT_MAX)
+            else:
+                self.away_since = None
+                if not flushed.live:
+                    self._fenced()
+                return True
+        return False
 
-    async def _record_again(self, records: list[Record]) -> bool:
-        if not records:
-            return True
-        return (await sessions.flush(self._db, self._session, arm=[], record=records)).live
+    async def _one_by_one(self, arms: Sequence[_Arming], records: Sequence[_Recording], error: LedgerError) -> None:
+        """The ledger refused the group. One row must not keep the others from being recorded."""
+        if len(arms) + len(records) == 1:
+            log.error("the ledger refuses: %s", error)
+            self._answer(arms, lambda _: Permission.REFUSED)
+            for recording in records:
+                self.lost += 1
+                if not recording.done.done():
+                    recording.done.set_result(None)
+            return
+        for recording in records:
+            await self._commit((), (recording,))
+        for arming in arms:
+            await self._commit((arming,), ())
 
-
-def _nothing_armed(arms: list[Arm]) -> Flushed:
-    nobody: frozenset[Seq] = frozenset()
-    return Flushed(armed=nobody, suppressed=nobody, refused=frozenset(arm.seq for arm in arms), live=False)
-
-
-def _permission(seq: Seq, flushed: Flushed) -> Permission:
-    if seq in flushed.armed:
-        return Permission.ARMED
-    if seq in flushed.suppressed:
-        return Permission.SUPPRESSED
-    return Permission.REFUSED
+    def _give_up(self) -> None:
+        arms, records = self._flying
+        for arming in (*arms, *self._arms):
+            if not arming.answer.done():
+                arming.answer.set_result(Permission.REFUSED)
+        for recording in (*records, *self._records):
+            if not recording.done.done():
+                self.lost += 1
+                recording.done.set_result(None)
+        self._flying = ((), ())
+        self._arms, self._records = [], []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
-from fullsend.ledger.sessions import Arm, Claimed
+from fullsend.ledger.sessions import Arm, Claimed, Record
 from fullsend.smtp.outcome import Outgoing
+from fullsend.states import DeliveryState
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,14 @@ class InHand:
     def arm(self) -> Arm:
         return Arm(self.claimed.seq, self.claimed.identity_hash)
 
+    def not_sent(self, reason: str) -> Record:
+        """Nothing of this row went on the wire, whether or not it was armed: due now, uncharged."""
+        return Record(self.claimed.seq, self.attempt, DeliveryState.DEFERRED, reason, delay=0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """A row whose content may go on the wire: only the flusher's ARMED makes one."""
+    """A row whose content may go on the wire: only the flusher's ARMED makes one. ``since``: by time.monotonic()."""
 
     hand: InHand
+    since: float = field(default_factory=time.monotonic)

@@ -14,7 +14,9 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from fullsend.errors import LedgerUnavailable
+from pydantic import ValidationError
+
+from fullsend.errors import LedgerError
 from fullsend.ledger import campaigns, sessions
 from fullsend.ledger.control import Control
 from fullsend.ledger.database import Database
@@ -33,28 +35,36 @@ BEAT = 1.0
 SWEEP_EVERY = 5.0
 """Seconds between looks for dead sessions, so that work goes on while nobody reconciles."""
 
-UNKNOWN_DELAY_SHARE = 1.0
-"""A row orphaned by a dead sender is resent after ``retry.min_backoff``: its accepted may still be on its way."""
-
 
 class Pulse:
-    """What this sender may do, as of its last heart-beat. ``changed`` is called whenever that may have changed."""
+    """What this sender may do, as of its last heart-beat. ``changed`` is called whenever that may have changed.
+
+    ``lease`` counts from before ``first`` was asked for. ``open_connections`` is what the ledger is told.
+    """
 
     def __init__(
-        self, db: Database, campaign: CampaignId, opened: OpenedSession, first: Heartbeat, changed: Callable[[], None]
+        self,
+        db: Database,
+        campaign: CampaignId,
+        opened: OpenedSession,
+        first: Heartbeat,
+        lease: Lease,
+        changed: Callable[[], None],
     ) -> None:
         self._db = db
         self._campaign = campaign
         self._session = opened
-        self._lease_seconds = opened.lease_seconds
-        self.lease = Lease(opened.lease_seconds)
+        self.lease = lease
         self._changed = changed
         self._swept_at = time.monotonic()
+        self.open_connections = 0
+        self._steps = 0  # of the breaker, on their way to the ledger
         self._take(first)
 
     def _take(self, beat: Heartbeat) -> None:
         self.control = Control.from_json(beat.control)
-        self.breaker: BreakerView = beat.breaker
+        if not self._steps:  # else it may be older than what this sender already knows
+            self.breaker: BreakerView = beat.breaker
         self.counts: Counts = beat.counts
         self.phase = beat.phase
         self._now_skew = beat.now.timestamp() - time.time()
@@ -97,6 +107,16 @@ class Pulse:
         return each + (1 if self._rank < left else 0)
 
     @property
+    def probing(self) -> bool:
+        """The breaker lets one connection try one message at a time."""
+        return breaker.effective_state(self.breaker, self.database_now()) is BreakerState.PROBING
+
+    @property
+    def metered(self) -> bool:
+        """Whether anything limits the rate, so that tokens must be asked for."""
+        return bool(self.control.rates or self.control.relay.rates)
+
+    @property
     def may_send(self) -> bool:
         return not (self.held_back or self.halted) and self.lease.may_start_content
 
@@ -111,32 +131,26 @@ class Pulse:
     async def beat(self) -> None:
         asked = self.lease.asking()
         try:
-            beat = await sessions.heartbeat(self._db, self._session)
+            beat = await sessions.heartbeat(self._db, self._session, connections=self.open_connections)
             self._take(beat)
             if beat.live:
                 self.lease.confirm(asked)
             if time.monotonic() - self._swept_at >= SWEEP_EVERY:
                 self._swept_at = time.monotonic()
                 await self._sweep()
-        except LedgerUnavailable as error:
-            log.warning("the ledger is away; nothing new is sent until it is back: %s", error)
-            await self._reconnect()
+        except (LedgerError, ValidationError) as error:
+            # Not confirmed: half a lease from now nothing new is sent. The next beat opens the connection again.
+            log.warning("no heart-beat: %s", error)
         self._changed()
-
-    async def _reconnect(self) -> None:
-        try:
-            await self._db.reconnect()
-        except LedgerUnavailable:
-            return  # the next beat tries again
 
     async def _sweep(self) -> None:
         retry = self.control.retry
         swept = await sessions.sweep(
             self._db,
             self._campaign,
-            lease_seconds=self._lease_seconds,
+            lease_seconds=self._session.lease_seconds,
             max_unknown_resends=retry.max_unknown_resends,
-            unknown_delay=retry.min_backoff * UNKNOWN_DELAY_SHARE,
+            unknown_delay=retry.min_backoff,  # its accepted may still be on its way
         )
         if swept.fenced:
             log.warning(
@@ -172,7 +186,10 @@ class Pulse:
 
     async def _step(self, step: Callable[[BreakerView], BreakerView]) -> None:
         self.breaker = step(self.breaker)  # at once for this sender, whatever the database takes
+        self._steps += 1
         try:
             self.breaker = await campaigns.update_breaker(self._db, self._campaign, step)
-        except LedgerUnavailable as error:
+        except LedgerError as error:
             log.warning("the breaker's state could not be stored: %s", error)
+        finally:
+            self._steps -= 1

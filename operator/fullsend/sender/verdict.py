@@ -8,10 +8,9 @@ of recent recipients before anything is stopped. Pure but for the dice of the ba
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from fullsend.ledger.control import RetryControl
@@ -59,8 +58,8 @@ class Judge:
         self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
         self._sample: tuple[breaker.Verdict, ...] = ()
         self._bare: list[bytes] = []  # refused at RCPT without a recipient's reason since the last accept
-        self._breaks: Counter[Seq] = Counter()
-        self._passed_since: dict[Seq, bool] = {}
+        self._accepts = 0
+        self._breaks: dict[Seq, tuple[int, int]] = {}  # connections broken, and the accepts there were by then
 
     def judge(
         self,
@@ -69,10 +68,13 @@ class Judge:
         *,
         relay: str,
         took_ms: int,
+        fresh: bool,
         retry: RetryControl,
         rules: Sequence[Rule],
+        now: datetime,
     ) -> Judgement:
-        base = _Recorder(armed, relay, took_ms)
+        """``fresh``: the connection has not had a message accepted yet. ``now``: by the ledger's clock."""
+        base = _Recorder(armed, relay, took_ms, now)
         match outcome:
             case Accepted(reply):
                 self._accepted(armed.hand.claimed.seq)
@@ -80,7 +82,7 @@ class Judge:
             case Unknown():
                 return self._unknown(base, outcome, retry)
             case Unsent():
-                return self._unsent(base, outcome, retry)
+                return self._unsent(base, outcome, retry, fresh=fresh)
             case Refused():
                 return self._refused(base, outcome, classify(outcome, rules), retry)
             case _:
@@ -89,9 +91,8 @@ class Judge:
     def _accepted(self, seq: Seq) -> None:
         self._sample = breaker.remember(self._sample, breaker.Verdict.ACCEPTED)
         self._bare.clear()
+        self._accepts += 1
         self._breaks.pop(seq, None)
-        for broken in self._passed_since:
-            self._passed_since[broken] = True
 
     def _unknown(self, base: _Recorder, outcome: Unknown, retry: RetryControl) -> Judgement:
         self._sample = breaker.remember(self._sample, breaker.Verdict.OTHER)
@@ -106,18 +107,22 @@ class Judge:
             )
         return Judgement(record, trouble)
 
-    def _unsent(self, base: _Recorder, outcome: Unsent, retry: RetryControl) -> Judgement:
-        """The connection ended before this content. If that follows one address, others passing, it is the address."""
+    def _unsent(self, base: _Recorder, outcome: Unsent, retry: RetryControl, *, fresh: bool) -> Judgement:
+        """The connection ended before this content. If that follows one address, others passing, it is the address.
+
+        A connection that has carried messages may end: the next one tells whether the relay is in trouble.
+        """
         seq = base.claimed.seq
-        trouble = breaker.ConnectFailed(outcome.stage, outcome.why)
-        if outcome.stage in (Stage.RCPT, Stage.DATA) and self._passed_since.get(seq, True):
-            self._breaks[seq] += 1
-            self._passed_since[seq] = False
-        if self._breaks[seq] >= POISON_AFTER:
-            del self._breaks[seq], self._passed_since[seq]
-            return Judgement(
-                self._deferred_or_expired(base, "BreaksConnections", retry, stage=outcome.stage, text=outcome.why)
-            )
+        if outcome.stage in (Stage.RCPT, Stage.DATA):
+            broken, accepts = self._breaks.get(seq, (0, -1))
+            if accepts != self._accepts:
+                broken += 1
+                self._breaks[seq] = (broken, self._accepts)
+            if broken >= POISON_AFTER:
+                del self._breaks[seq]
+                return Judgement(
+                    self._deferred_or_expired(base, "BreaksConnections", retry, stage=outcome.stage, text=outcome.why)
+                )
         record = base.record(
             DeliveryState.DEFERRED,
             "ConnectionLost",
@@ -126,7 +131,7 @@ class Judge:
             text=outcome.why,
             delay=0.0,
         )
-        return Judgement(record, trouble)
+        return Judgement(record, breaker.ConnectFailed(outcome.stage, outcome.why) if fresh else None)
 
     def _refused(self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl) -> Judgement:
         stage, reply = str(refused.stage), refused.reply
@@ -144,17 +149,26 @@ class Judge:
                 self._remember(breaker.Verdict.SENDER)
                 # Not due at once: the next recipient tells whether it is this provider or everybody.
                 record = base.untouched(verdict.reason, stage, reply, delay=backoff(retry, 1, self._dice))
-                return Judgement(record, breaker.judge(self._sample, said))
+                trouble = breaker.judge(self._sample, said)
+                if trouble is None and not self._accepts and base.claimed.attempts + 1 >= breaker.RUN:
+                    trouble = breaker.SenderRefused(said)  # those who are left are refused each time: no loop
+                return Judgement(record, trouble)
             case Charge.MESSAGE:
                 self._remember(breaker.Verdict.MESSAGE)
-                if (
-                    trouble := breaker.judge(self._sample, said)
-                ) is None and base.claimed.attempts + 1 >= MESSAGE_TRIES:
-                    return Judgement(
-                        base.record(DeliveryState.REJECTED, verdict.reason, stage=stage, reply=reply, charged=True)
+                delay = backoff(retry, 1, self._dice)
+                if (trouble := breaker.judge(self._sample, said)) is not None:
+                    return Judgement(base.untouched(verdict.reason, stage, reply, delay=delay), trouble)
+                final = base.claimed.charges + 1 >= MESSAGE_TRIES
+                return Judgement(
+                    base.record(
+                        DeliveryState.REJECTED if final else DeliveryState.DEFERRED,
+                        verdict.reason,
+                        stage=stage,
+                        reply=reply,
+                        charged=True,
+                        delay=None if final else delay,
                     )
-                record = base.untouched(verdict.reason, stage, reply, delay=backoff(retry, 1, self._dice))
-                return Judgement(record, trouble)
+                )
             case _:
                 assert_never(verdict.charge)
 
@@ -193,7 +207,7 @@ class Judge:
         text: str = "",
     ) -> Record:
         since = base.claimed.charged_since
-        if since is not None and datetime.now(UTC) - since >= timedelta(seconds=retry.expire_after):
+        if since is not None and base.now - since >= timedelta(seconds=retry.expire_after):
             return base.record(DeliveryState.EXPIRED, reason, stage=stage, reply=reply, text=text, charged=True)
         delay = backoff(retry, base.claimed.charges + 1, self._dice)
         return base.record(
@@ -207,10 +221,11 @@ class Judge:
 class _Recorder:
     """Fills in what all records of one attempt share."""
 
-    def __init__(self, armed: Armed, relay: str, took_ms: int) -> None:
+    def __init__(self, armed: Armed, relay: str, took_ms: int, now: datetime) -> None:
         self._armed = armed
         self._relay = relay
         self._took_ms = took_ms
+        self.now = now
 
     @property
     def claimed(self) -> Claimed:
@@ -249,8 +264,3 @@ class _Recorder:
     def untouched(self, reason: str, stage: str, reply: Reply, delay: float = 0.0) -> Record:
         """Due again, uncharged: what happened is not the recipient's."""
         return self.record(DeliveryState.DEFERRED, reason, stage=stage, reply=reply, delay=delay)
-
-
-def unarmed(armed: Armed, reason: str) -> Record:
-    """An armed row of which nothing went on the wire: due now, uncharged."""
-    return _Recorder(armed, "", 0).record(DeliveryState.DEFERRED, reason, stage="", delay=0.0)

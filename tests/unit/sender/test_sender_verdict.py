@@ -11,7 +11,7 @@ from fullsend.ledger.control import RetryControl
 from fullsend.ledger.sessions import Claimed
 from fullsend.reconcile import breaker
 from fullsend.sender.hand import Armed, InHand
-from fullsend.sender.verdict import JITTER, POISON_AFTER, Judge, Judgement, backoff, unarmed
+from fullsend.sender.verdict import JITTER, POISON_AFTER, Judge, Judgement, backoff
 from fullsend.smtp.outcome import Accepted, Outcome, Outgoing, Refused, Stage, Unknown, Unsent
 from fullsend.smtp.reply import Reply
 from fullsend.states import DeliveryState, Seq
@@ -44,8 +44,17 @@ class Judged:
     def __init__(self) -> None:
         self.judge = Judge(random.Random(7))
 
-    def __call__(self, row: Armed, outcome: Outcome) -> Judgement:
-        return self.judge.judge(row, outcome, relay="relay[1]:25", took_ms=3, retry=RETRY, rules=())
+    def __call__(self, row: Armed, outcome: Outcome, *, fresh: bool = True, now: datetime | None = None) -> Judgement:
+        return self.judge.judge(
+            row,
+            outcome,
+            relay="relay[1]:25",
+            took_ms=3,
+            fresh=fresh,
+            retry=RETRY,
+            rules=(),
+            now=now or datetime.now(UTC),
+        )
 
 
 def refused(stage: Stage, code: int, enhanced: str, text: str) -> Refused:
@@ -78,10 +87,12 @@ def test_greylisting_waits_and_is_charged():
     assert 60.0 <= record.delay <= 60.0 * (1 + JITTER)
 
 
-def test_a_charged_failure_past_its_time_expires():
-    since = datetime.now(UTC) - timedelta(seconds=RETRY.expire_after + 1)
-    record = Judged()(armed(attempts=9, charges=9, since=since), refused(Stage.RCPT, 450, "4.2.0", "greylisted")).record
-    assert record.state is DeliveryState.EXPIRED
+def test_a_charged_failure_past_its_time_expires_by_the_ledgers_clock():
+    since = datetime(2030, 1, 1, tzinfo=UTC)
+    row, said = armed(attempts=9, charges=9, since=since), refused(Stage.RCPT, 450, "4.2.0", "greylisted")
+    late = since + timedelta(seconds=RETRY.expire_after)
+    assert Judged()(row, said, now=late).record.state is DeliveryState.EXPIRED
+    assert Judged()(row, said, now=late - timedelta(seconds=1)).record.state is DeliveryState.DEFERRED
 
 
 @pytest.mark.parametrize(
@@ -130,6 +141,12 @@ def test_a_lost_connection_before_the_content_touches_nobody():
     assert isinstance(judgement.trouble, breaker.ConnectFailed)
 
 
+def test_the_end_of_a_connection_that_has_carried_messages_is_no_trouble():
+    judgement = Judged()(armed(), Unsent("421 too many messages", None, Stage.MAIL), fresh=False)
+    assert judgement.trouble is None
+    assert judgement.record.delay == 0.0
+
+
 def test_an_address_that_breaks_connections_while_others_pass_is_charged_by_name():
     judge = Judged()
     poison = armed(13)
@@ -176,9 +193,21 @@ def test_content_refused_once_is_tried_again_and_then_this_recipients_copy_is_re
     said = refused(Stage.DOT, 552, "5.3.4", "message too big")
     first = judge(armed(5), said)
     judge(armed(6), OK)
-    second = judge(armed(5, attempts=1), said)
+    second = judge(armed(5, attempts=1, charges=1), said)
     assert first.record.state is DeliveryState.DEFERRED
+    assert first.record.charged
     assert second.record.state is DeliveryState.REJECTED
+
+
+def test_a_message_that_was_armed_before_and_never_refused_is_not_rejected_at_its_first_refusal():
+    judgement = Judged()(armed(5, attempts=4), refused(Stage.DOT, 552, "5.3.4", "message too big"))
+    assert judgement.record.state is DeliveryState.DEFERRED
+
+
+def test_a_tail_of_recipients_whose_provider_refuses_the_sender_ends_in_a_halt_not_in_a_loop():
+    said = refused(Stage.MAIL, 550, "5.7.1", "this sender is not allowed here")
+    assert Judged()(armed(1, attempts=1), said).trouble is None
+    assert isinstance(Judged()(armed(1, attempts=breaker.RUN - 1), said).trouble, breaker.SenderRefused)
 
 
 @pytest.mark.parametrize("charged", [1, 2, 5, 30])
@@ -191,7 +220,7 @@ def test_backoff_doubles_up_to_its_cap_with_jitter_upward_only(charged: int):
 
 
 def test_an_unarmed_row_is_due_now_and_uncharged():
-    record = unarmed(armed(3), "NotSent")
+    record = armed(3).hand.not_sent("NotSent")
     assert (record.state, record.delay, record.charged, record.content_sent) == (
         DeliveryState.DEFERRED,
         0.0,
