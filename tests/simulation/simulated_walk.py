@@ -16,16 +16,6 @@ from fullsend.states import DeliveryState
 S = DeliveryState
 Move = Callable[[World, random.Random], object]
 
-BEHAVIOURS = (
-    *(Behaviour.ACCEPT,) * 8,
-    *(Behaviour.GREYLIST,) * 2,
-    *(Behaviour.LOSE_REPLY,) * 2,
-    Behaviour.REJECT,
-    Behaviour.BUSY,
-    Behaviour.DOWN,
-    Behaviour.SWALLOW,
-    Behaviour.REFUSE_SENDER,
-)
 LEAPS = tuple(timedelta(seconds=seconds) for seconds in (1, 1, 3, 6, 6, 15, 31, 61, 61, 300, 3600))
 REOPENINGS: tuple[tuple[DeliveryState, ...], ...] = (
     (S.REJECTED,),
@@ -44,12 +34,12 @@ def _turn(world: World, dice: random.Random) -> None:
 
 
 def _sender(world: World, dice: random.Random) -> None:
-    world.sender_step(dice.randrange(8), dice.choice(BEHAVIOURS), dice.randrange(2))
+    world.sender_step(dice.randrange(8), dice.choice(world.weather), dice.randrange(2))
 
 
 def _senders(world: World, dice: random.Random) -> None:
     """A stretch of undisturbed work, so that walks get far."""
-    behaviour = dice.choice(BEHAVIOURS)
+    behaviour = dice.choice(world.weather)
     for _ in range(dice.randrange(12)):
         world.sender_step(dice.randrange(8), behaviour, dice.randrange(2))
         world.check()
@@ -93,19 +83,26 @@ def _purge(world: World, dice: random.Random) -> None:
         campaign.revision += 1
 
 
-MOVES: tuple[tuple[int, str, Move], ...] = (
+WORK: tuple[tuple[int, str, Move], ...] = (
     (30, "operator step", _operator),
     (10, "operator turn", _turn),
     (40, "sender step", _sender),
     (14, "senders work", _senders),
     (12, "time passes", lambda world, dice: world.advance(dice.choice(LEAPS))),
     (6, "plan step", lambda world, dice: world.plan_step(dies=dice.random() < 0.1, fails=dice.random() < 0.1)),
+)
+FAULTS: tuple[tuple[int, str, Move], ...] = (
     (2, "operator dies", lambda world, dice: world.operators[dice.randrange(2)].crash()),
-    (2, "sender dies", lambda world, dice: world.kill_sender(dice.randrange(8))),
+    (3, "sender dies", lambda world, dice: world.kill_sender(dice.randrange(8))),
     (3, "sender freezes", lambda world, dice: world.freeze_sender(dice.randrange(8), frozen=True)),
     (3, "sender wakes", lambda world, dice: world.freeze_sender(dice.randrange(8), frozen=False)),
     (3, "answer lost", _lose_answer),
     (2, "database", _database),
+    (1, "status forgotten", lambda world, dice: world.forget_status()),
+    (1, "snapshot", lambda world, dice: world.take_snapshot()),
+    (1, "restore", lambda world, dice: world.restore(dice.randrange(4))),
+)
+PEOPLE: tuple[tuple[int, str, Move], ...] = (
     (2, "suspend", lambda world, dice: world.edit(suspend=not world.desired.suspend)),
     (2, "acknowledge", lambda world, dice: world.acknowledge()),
     (1, "reopen", _reopen),
@@ -114,13 +111,26 @@ MOVES: tuple[tuple[int, str, Move], ...] = (
     (1, "rollout", _rollout),
     (1, "references", _references),
     (1, "somebody says no", lambda world, dice: world.suppress(dice.randrange(1, 9))),
-    (1, "status forgotten", lambda world, dice: world.forget_status()),
-    (1, "snapshot", lambda world, dice: world.take_snapshot()),
-    (1, "restore", lambda world, dice: world.restore(dice.randrange(4))),
     (1, "pods", lambda world, dice: world.edit(max_pods=dice.randint(1, MAX_PODS))),
     (1, "purge", _purge),
+    (1, "cancel", lambda world, dice: world.edit(cancel=dice.random() < 0.3)),
 )
-RARE: tuple[tuple[int, str, Move], ...] = ((1, "cancel", lambda world, dice: world.edit(cancel=dice.random() < 0.7)),)
+
+
+def climate(dice: random.Random) -> tuple[list[Move], list[int], list[str]]:
+    """Which moves this walk is made of: where everything happens at once, nothing gets far."""
+    faults, people = dice.choice([(1, 0), (3, 0), (0, 2), (1, 1), (2, 2), (1, 1)])
+    moves = [*((w, n, m) for w, n, m in WORK), *((w * faults, n, m) for w, n, m in FAULTS)]
+    moves += [(w * people, n, m) for w, n, m in PEOPLE]
+    return [m for _, _, m in moves], [w for w, _, _ in moves], [n for _, n, _ in moves]
+
+
+def weather(dice: random.Random) -> list[Behaviour]:
+    """What the relay tends to do in this walk."""
+    bad = dice.sample(
+        [behaviour for behaviour in Behaviour if behaviour is not Behaviour.ACCEPT], dice.choice([0, 1, 2, 4])
+    )
+    return [Behaviour.ACCEPT] * dice.choice([1, 2, 6]) + bad
 
 
 def states_of(dice: random.Random) -> list[DeliveryState]:
@@ -134,13 +144,15 @@ def walk(seed: int, steps: int, **broken: Any) -> World:
     states = states_of(dice)
     poison = frozenset(seq for seq in range(1, len(states) + 1) if dice.random() < 0.05)
     world = World(states, poison=poison, **broken)
-    moves = (*MOVES, *RARE) if dice.random() < 0.3 else MOVES
-    weights = [weight for weight, _, _ in moves]
-    for _, name, move in dice.choices(moves, weights=weights, k=steps):
-        move(world, dice)
-        world.seen[f"move:{name}"] += 1
+    world.weather = weather(dice)
+    if dice.random() < 0.7:
+        world.begin()
+    moves, weights, names = climate(dice)
+    for index in dice.choices(range(len(moves)), weights=weights, k=steps):
+        moves[index](world, dice)
+        world.seen[f"move:{names[index]}"] += 1
         world.check()
     if dice.random() < 0.3:
         world.rest()
-    world.live_on()
+    world.live_on(wake=dice.random() < 0.5)
     return world

@@ -166,8 +166,8 @@ class Operator:
             case CampaignStatus():
                 world.status = action
             case act.Register():
-                world.ask(lambda: ledger.register(US))
                 world.guarded = None
+                world.ask(lambda: ledger.register(US))
             case act.StartPlan(attempt):
                 world.start_job(f"plan-{attempt}", "plan", attempt, pods=0)
             case act.StopPlan():
@@ -177,8 +177,8 @@ class Operator:
             case act.EnsureSenders(pods, wave, new_wave):
                 number = world.ask(ledger.new_wave) if new_wave else wave
                 world.start_job(f"send-{number}", "send", number, pods)
-            case act.StopSenders():
-                world.stop_jobs("send")
+            case act.StopSenders(_, waves):
+                world.stop_jobs("send", waves)
             case act.Sweep():
                 world.ask(ledger.sweep)
             case act.EndRows(from_states, to_state, _):
@@ -193,8 +193,8 @@ class Operator:
                 proof = self._view.proof if self._view is not None else None
                 world.ask(lambda: ledger.finish(phase, proof))
             case act.AcknowledgeHalt(halt_id):
+                world.guarded = None  # before the call: its answer may be lost
                 world.ask(lambda: ledger.update_breaker(lambda view: breaker.acknowledge(view, halt_id, world.now)))
-                world.guarded = None
             case act.Halt(halt_id, reason, message, needs_person):
                 world.ask(
                     lambda: ledger.update_breaker(
@@ -209,7 +209,8 @@ class Operator:
 
 
 class World:
-    """``states``: the rows the plan will seal. ``decide_with`` and ``ledger`` let a test put a broken one in."""
+    """``states``: the rows the plan will seal. ``decide_with``, ``ledger`` and ``sender`` let a test put a
+    broken one in."""
 
     def __init__(
         self,
@@ -218,12 +219,14 @@ class World:
         poison: frozenset[int] = frozenset(),
         decide_with: Decide = decide,
         ledger: Callable[..., Ledger] = Ledger,
+        sender: Callable[..., Sender] = Sender,
     ) -> None:
         self.states = states
         self.now = START
         self.ledger = ledger(START, max_unknown_resends=MAX_RESENDS)
         self.relay = Relay(poison=poison)
         self.decide = decide_with
+        self._sender = sender
         self.desired = Desired(control=CONTROL, max_pods=2, connections=8, min_sample=5, max_rejected=0.9)
         self.status = CampaignStatus()
         self.jobs: list[Job] = []
@@ -237,6 +240,7 @@ class World:
         self.restored = False
         self.seen: Counter[str] = Counter()
         self.steps = 0
+        self.weather = [Behaviour.ACCEPT]
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -248,6 +252,12 @@ class World:
     @property
     def senders(self) -> list[Sender]:
         return [sender for job in self.jobs for sender in job.senders if sender.runs]
+
+    def begin(self) -> None:
+        """Registered, planned and about to send: straight to where it gets interesting."""
+        for _ in range(4):
+            self.operators[0].turn()
+            self.plan_step()
 
     def ask(self, call: Callable[[], Any]) -> Any:
         """One transaction: not reached, done, or done with its answer lost."""
@@ -267,12 +277,12 @@ class World:
         if any(job.name == name for job in self.jobs):
             return
         job = Job(name, kind, wave, self.now)
-        job.senders = [Sender(f"{name}-{number}", wave, self.ledger, self.relay) for number in range(pods)]
+        job.senders = [self._sender(f"{name}-{number}", wave, self.ledger, self.relay) for number in range(pods)]
         self.jobs.append(job)
 
-    def stop_jobs(self, kind: str) -> None:
+    def stop_jobs(self, kind: str, waves: tuple[int, ...] = ()) -> None:
         for job in self.jobs:
-            if job.kind == kind and job.ended_at is None:
+            if job.kind == kind and job.ended_at is None and (not waves or job.wave in waves):
                 job.stopping = True
                 for sender in job.senders:
                     sender.terminated = True
@@ -393,10 +403,8 @@ class World:
         must(all(campaign.rows[seq].state is S.ACCEPTED for seq in self.told), "accepted is for ever")
         if self.guarded is not None:
             must(self.arms == self.guarded, "armed after a loss that nobody has acknowledged")
-        must(
-            sum(not sender.terminated for sender in self.senders) <= 2 * MAX_PODS,
-            "more senders than two operators want",
-        )
+        about = sum(sender.session is None or self.ledger.live(sender.session) for sender in self.senders)
+        must(about <= 3 * MAX_PODS, f"{about} senders where two operators want {MAX_PODS}")
         if campaign.phase in FINISHED:
             self._check_finished(campaign, rows)
 
@@ -439,12 +447,13 @@ class World:
 
     # -- once faults stop ------------------------------------------------------------------------------------------
 
-    def heal(self) -> None:
-        """Faults stop: the database and the relay are back, frozen processes wake, nothing is suspended any more."""
+    def heal(self, *, wake: bool) -> None:
+        """Faults stop: the database and the relay are back, nothing is suspended any more. Frozen processes wake, or
+        are on a node that never comes back, and nobody says so."""
         self.database_up, self.lose_next_answer = True, False
         self.edit(suspend=False, control=CONTROL, problems=(), rollout_approved=True)
         for sender in self.senders:
-            sender.frozen = False
+            sender.frozen = sender.frozen and not wake
 
     def rest(self) -> None:
         """Suspended, and everybody has heard it: from then on nothing is armed."""
@@ -479,9 +488,9 @@ class World:
         barred = self.desired.cancel or (self.desired.deadline is not None and self.now >= self.desired.deadline)
         return barred or campaign.phase is Phase.PURGED or all(r.done_at is not None for r in campaign.reopens.values())
 
-    def live_on(self, rounds: int = 400) -> int:
+    def live_on(self, rounds: int = 400, *, wake: bool = True) -> int:
         """Everybody takes turns, and a person acknowledges what they are shown. Returns the rounds it took to end."""
-        self.heal()
+        self.heal(wake=wake)
         for number in range(rounds):
             self._everybody()
             if self.ended():

@@ -56,9 +56,10 @@ class EnsureSenders:
 
 @dataclass(frozen=True, slots=True)
 class StopSenders:
-    """Ask the sender jobs to end: replies in flight are read, the rest is given back."""
+    """Ask the sender jobs of these waves to end (none named: all): replies in flight are read, the rest given back."""
 
     reason: str
+    waves: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

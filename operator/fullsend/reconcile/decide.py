@@ -22,7 +22,8 @@ precedence); this table says what may happen in it. Actions are listed in the or
     Drained, Suspended,          yes    reopen, drain
     Scheduled
     AwaitingApproval, Waiting    yes    reopen, WriteControl                 senders without work end by themselves
-    TransportTrouble, Sending    yes    reopen, WriteControl, EnsureSenders  something may be sent now, delay over
+    TransportTrouble, Sending    yes    reopen, WriteControl, StopSenders    lost waves (no live session)
+                                        EnsureSenders                        something may be sent now, delay over
 
     conclude  Prove, and at a later look Finish. Prove: nothing open, no session (live or not), no plan running.
               Finish: a proof of these very counts, not older than the last settled row or PROOF_FRESH, that holds
@@ -43,7 +44,7 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from fullsend.ledger.control import Control
-from fullsend.ledger.view import BreakerState, LedgerView, Phase, Proof
+from fullsend.ledger.view import BreakerState, LedgerView, Phase
 from fullsend.reconcile import breaker, progress, senders
 from fullsend.reconcile.actions import (
     AcknowledgeHalt,
@@ -69,8 +70,10 @@ from fullsend.reconcile.situation import (
     MAY_SEND,
     Situation,
     classify,
+    disproved,
     halted_for_person,
     may_reopen,
+    outdated,
     proves,
     reopen_waits,
     too_many_rejected,
@@ -81,7 +84,9 @@ from fullsend.states import DeliveryState
 
 PROOF_FRESH = timedelta(seconds=60)
 """A Finish that was refused (something changed since the proof) is proved anew after this, at the price of a scan."""
+PROVE_AGAIN = timedelta(seconds=10)
 REPROVE = timedelta(minutes=15)
+"""How soon a proof that did not hold is tried again: at first, and once it is a person's matter."""
 RESTING = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED, DeliveryState.UNKNOWN})
 """Open rows that no session holds; the others are given back, recorded or swept first."""
 
@@ -204,6 +209,9 @@ def _with_ledger(
             yield from _write_control(situation, desired, view)
             ensure = senders.ensure_senders(desired, observed, view, now)
             if ensure is not None and situation in (Situation.SENDING, Situation.TRANSPORT_TROUBLE):
+                lost = senders.lost_waves(observed, view, now)
+                if lost:
+                    yield StopSenders("Lost", lost)
                 yield ensure
         case _:
             assert_never(situation)
@@ -280,19 +288,14 @@ def _conclude(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Act
     # A cancelled campaign, or one that was never planned, claims nothing that a contradiction could make untrue.
     must_hold = phase is not Phase.CANCELLED and view.phase is Phase.SENDING
     proof = view.proof
-    if proof is not None and proves(proof, view) and not _settled_since(view, proof):
-        if (proof.holds or not must_hold) and now - proof.at <= PROOF_FRESH:
+    if proof is not None and not outdated(proof, view):
+        age = now - proof.at
+        if (proof.holds or not must_hold) and proves(proof, view) and age <= PROOF_FRESH:
             yield Finish(phase)
             return
-        if must_hold and not proof.holds and now - proof.at < REPROVE:
+        if age < (REPROVE if disproved(view, now) else PROVE_AGAIN):
             return
     yield Prove()
-
-
-def _settled_since(view: LedgerView, proof: Proof) -> bool:
-    """Something happened after the proof that its counts need not show."""
-    reopened = view.reopen.done_at if view.reopen is not None else None
-    return any(moment is not None and moment > proof.at for moment in (view.last_settled_at, reopened))
 
 
 def _events(previous: CampaignStatus, status: CampaignStatus, situation: Situation) -> Iterator[Emit]:

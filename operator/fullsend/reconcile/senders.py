@@ -28,6 +28,9 @@ FAILING = 3
 """Sender jobs that died in a row without progress before the campaign says so."""
 START_GRACE = timedelta(minutes=2)
 """A pod that has no session by then has not started: an image, a quota, an admission policy."""
+PROMISE = timedelta(minutes=5)
+"""So long a job is believed to bring its pods (a node may have to be added first); after that only sessions count, for
+a pod on a dead or frozen node looks alive for ever."""
 PLAN_LEASE = timedelta(seconds=60)
 """A plan without a heart-beat for this long has no reader any more."""
 PLAN_RETRY_FIRST = timedelta(seconds=15)
@@ -66,7 +69,7 @@ def live_sessions(view: LedgerView) -> int:
 
 def ensure_senders(desired: Desired, observed: Observed, view: LedgerView, now: datetime) -> EnsureSenders | None:
     """The wave to start, or None when enough senders live or are on their way, or it is too soon."""
-    missing = wanted(desired, view, now) - _covered(observed, view)
+    missing = wanted(desired, view, now) - _covered(observed, view, now)
     if missing <= 0 or now < restart_at(observed, view, now):
         return None
     jobs = {job.wave for job in observed.jobs if job.kind == "send"}
@@ -74,13 +77,25 @@ def ensure_senders(desired: Desired, observed: Observed, view: LedgerView, now: 
     return EnsureSenders(pods=missing, wave=view.wave, new_wave=used)
 
 
-def _covered(observed: Observed, view: LedgerView) -> int:
-    """Senders that live or will: per wave whichever is more, its live sessions or the pods its jobs were asked for."""
-    sessions = Counter(session.wave for session in view.sessions if not session.expired)
+def _covered(observed: Observed, view: LedgerView, now: datetime) -> int:
+    """Senders that live or will: per wave its live sessions or, while its job is young, the pods it was asked for."""
+    sessions = _live_by_wave(view)
     pods: Counter[int] = Counter()
     for job in observed.alive_jobs("send"):
-        pods[job.wave] += job.pods
+        if now - job.started_at < PROMISE:
+            pods[job.wave] += job.pods
     return sum(max(sessions[wave], pods[wave]) for wave in sessions.keys() | pods.keys())
+
+
+def lost_waves(observed: Observed, view: LedgerView, now: datetime) -> tuple[int, ...]:
+    """Waves whose jobs are neither young nor have a live session: to be stopped before others take their place."""
+    sessions = _live_by_wave(view)
+    old = (job.wave for job in observed.alive_jobs("send") if now - job.started_at >= PROMISE)
+    return tuple(sorted({wave for wave in old if not sessions[wave]}))
+
+
+def _live_by_wave(view: LedgerView) -> Counter[int]:
+    return Counter(session.wave for session in view.sessions if not session.expired)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ The order of the questions in ``classify`` is the precedence, and the only place
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from fullsend.ledger.view import FINISHED, BreakerState, LedgerView, Phase, PlanState, Proof
@@ -64,6 +64,10 @@ class Situation(StrEnum):
 MAY_SEND = frozenset({Situation.AWAITING_APPROVAL, Situation.WAITING, Situation.TRANSPORT_TROUBLE, Situation.SENDING})
 """Where senders may arm; in every other situation the control says stop."""
 OVER = frozenset({Situation.COMPLETE, Situation.FAILED, Situation.CANCELLED})
+
+
+DOUBT = timedelta(minutes=10)
+"""Longer than a sender that came late, or one that waits for its last reply, can keep proofs from holding."""
 
 
 def classify(desired: Desired, observed: Observed, now: datetime) -> Situation:
@@ -115,7 +119,7 @@ def _before_sending(desired: Desired, observed: Observed, view: LedgerView, now:
 
 def _sending(desired: Desired, view: LedgerView, now: datetime) -> Situation:
     if view.counts.open == 0 and not reopen_waits(desired, view, now):
-        return Situation.UNPROVEN if disproved(view) else Situation.FINISHING
+        return Situation.UNPROVEN if disproved(view, now) else Situation.FINISHING
     if deadline_passed(desired, now):
         return Situation.EXPIRING
     if desired.problems:
@@ -179,11 +183,26 @@ def reopen_waits(desired: Desired, view: LedgerView, now: datetime) -> bool:
     return view.reopen is not None and view.reopen.done_at is None and may_reopen(desired, view, now)
 
 
-def disproved(view: LedgerView) -> bool:
-    """The newest proof was made for just these counts and did not hold: the ledger contradicts itself."""
-    return view.proof is not None and not view.proof.holds and proves(view.proof, view)
+def outdated(proof: Proof, view: LedgerView) -> bool:
+    """Something happened at or after the proof that it can't speak of."""
+    reopened = view.reopen.done_at if view.reopen is not None else None
+    return any(moment is not None and moment >= proof.at for moment in (view.last_settled_at, reopened))
 
 
 def proves(proof: Proof, view: LedgerView) -> bool:
     """Whether a proof speaks of these counts, whatever zeros either of them leaves out."""
     return all(proof.counts[state] == view.counts[state] for state in DeliveryState)
+
+
+def disproved(view: LedgerView, now: datetime) -> bool:
+    """The ledger contradicts itself: rows and counters differ, or for a long time no proof has held.
+
+    A proof that agrees with all that is seen and yet does not hold met a sender that came late; the next one will.
+    """
+    proof = view.proof
+    if proof is None or proof.holds or outdated(proof, view):
+        return False
+    if proof.rows != view.counts.total or not proves(proof, view):
+        return True
+    quiet_since = view.last_settled_at or (view.plan.sealed_at if view.plan is not None else None)
+    return quiet_since is None or now - quiet_since >= DOUBT

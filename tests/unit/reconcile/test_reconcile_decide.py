@@ -302,12 +302,10 @@ def test_complete_needs_a_proof() -> None:
     assert kinds(look(wish(), world(replace(done, proof=proof_of(done))))) == ["Finish"]
 
 
-def test_a_proof_of_other_counts_or_older_than_the_last_settled_row_is_no_proof() -> None:
+def test_a_proof_older_than_the_last_settled_row_is_no_proof() -> None:
     done = view({"accepted": 5}, control=STOPPED.to_json(), last_settled_at=ago(seconds=10))
-    stale = proof_of(done, at=ago(seconds=11))
-    assert kinds(look(wish(), world(replace(done, proof=stale)))) == ["Prove"]
-    other = replace(proof_of(done), counts=view({"accepted": 4}).counts)
-    assert kinds(look(wish(), world(replace(done, proof=other)))) == ["Prove"]
+    assert kinds(look(wish(), world(replace(done, proof=proof_of(done, at=ago(seconds=11)))))) == ["Prove"]
+    assert kinds(look(wish(), world(replace(done, proof=proof_of(done, at=ago(seconds=9)))))) == ["Finish"]
 
 
 def test_a_finish_that_the_ledger_refused_is_proved_anew() -> None:
@@ -323,13 +321,25 @@ def test_nothing_is_proved_while_a_session_is_left() -> None:
 
 def test_a_ledger_that_contradicts_itself_is_halted_and_looked_at_again_later() -> None:
     done = view({"accepted": 5}, control=STOPPED.to_json())
-    wrong = replace(proof_of(done, holds=False), differences=("6 rows are accepted, the counters say 5",))
+    counted = view({"accepted": 4, "deferred": 1}).counts
+    wrong = replace(proof_of(done, holds=False), counts=counted, differences=("4 rows are accepted, not 5",))
     decision = look(wish(), world(replace(done, proof=wrong)))
     assert kinds(decision) == []
     assert is_true(decision.status, "Halted")
-    assert "6 rows" in decision.status.conditions[0].message
+    assert "4 rows" in decision.status.conditions[0].message
     assert not is_true(decision.status, "Complete")
     assert kinds(look(wish(), world(replace(done, proof=wrong)), ahead(minutes=16))) == ["Prove"]
+
+
+def test_a_proof_spoilt_by_a_sender_that_came_late_is_only_made_again() -> None:
+    done = view({"accepted": 5}, control=STOPPED.to_json(), last_settled_at=ago(seconds=9))
+    spoilt = replace(proof_of(done, holds=False), differences=("1 sessions have not ended",))
+    decision = look(wish(), world(replace(done, proof=spoilt)))
+    assert kinds(decision) == []
+    assert not is_true(decision.status, "Halted")
+    assert kinds(look(wish(), world(replace(done, proof=spoilt)), ahead(seconds=9))) == ["Prove"]
+    for_long = replace(done, proof=spoilt, last_settled_at=ago(minutes=11))
+    assert is_true(look(wish(), world(for_long)).status, "Halted")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from reconcile_worlds import NOW, ago, ahead, job, kinds, look, of_kind, sealed, session, view, wish, world
 
 from fullsend.ledger.view import BreakerState, BreakerView
-from fullsend.reconcile.actions import EnsureSenders
+from fullsend.reconcile.actions import EnsureSenders, StopSenders
 from fullsend.reconcile.conditions import find, is_true
 from fullsend.reconcile.situation import Situation
 
@@ -54,6 +54,23 @@ def test_only_the_missing_pods_are_started_beside_those_that_live() -> None:
 def test_an_expired_session_is_swept_and_does_not_count_as_a_sender() -> None:
     ledger = view({"pending": 10, "armed": 1}, sessions=(session(1, expired=True),), wave=1)
     assert kinds(look(wish(), world(ledger))) == ["Sweep", "EnsureSenders"]
+
+
+def test_a_job_on_a_dead_node_looks_alive_and_is_replaced_all_the_same() -> None:
+    zombie = job(1, started_at=ago(minutes=6))
+    decision = look(wish(), world(view({"pending": 10}, wave=1), jobs=(zombie,)))
+    assert decision.actions[0] == StopSenders("Lost", (1,))
+    assert of_kind(decision, EnsureSenders) == EnsureSenders(pods=1, wave=1, new_wave=True)
+    young = job(1, started_at=ago(minutes=4))
+    assert "EnsureSenders" not in kinds(look(wish(), world(view({"pending": 10}, wave=1), jobs=(young,))))
+
+
+def test_one_frozen_pod_of_a_wave_is_replaced_without_touching_the_others() -> None:
+    ledger = view({"pending": 100_000}, sessions=(session(1), session(2), session(3)), wave=1)
+    old = job(1, started_at=ago(minutes=6), pods=4)
+    decision = look(wish(max_pods=4), world(ledger, jobs=(old,)))
+    assert kinds(decision) == ["EnsureSenders"]
+    assert of_kind(decision, EnsureSenders).pods == 1
 
 
 def test_nobody_idles_while_everybody_was_asked_to_wait() -> None:
