@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from simulated_ledger import SESSION_LEASE, Claimed, Gone, Ledger, Record
+from simulated_ledger import Ledger
+from simulated_rows import SESSION_LEASE, Claimed, Gone, Record
 
 from fullsend.ledger.view import BreakerView
 from fullsend.reconcile import breaker

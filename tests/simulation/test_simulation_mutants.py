@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from simulated_ledger import Campaign, Claimed, Ledger, Record, Row
+from simulated_ledger import Ledger
+from simulated_rows import Campaign, Claimed, Record, Row
 from simulated_sender import Behaviour, Sender
 from simulated_walk import walk
 from simulated_world import Broken, World

@@ -45,7 +45,7 @@ class Row:
         """What Flux and ``helm --wait`` make of it."""
         if self.stalled:
             return "Failed"
-        return "InProgress" if self.reconciling or self.ready == "False" else "Current"
+        return "Current" if self.ready == "True" and not self.reconciling else "InProgress"
 
 
 _S = Situation

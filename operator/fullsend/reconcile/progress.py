@@ -13,7 +13,7 @@ from fullsend.reconcile import breaker, conditions, senders
 from fullsend.reconcile.conditions import ROWS, Look, is_true, trimmed
 from fullsend.reconcile.observed import Desired, Observed
 from fullsend.reconcile.situation import OVER, Situation, too_many_rejected, went_back_id
-from fullsend.resources.status import CampaignStatus, Halt, LimitedBy, PlanStatus, ProofStatus
+from fullsend.resources.status import CampaignStatus, Halt, LimitedBy, PlanStatus, ProofStatus, share_done
 from fullsend.states import DeliveryState
 
 NO_PROGRESS = timedelta(minutes=10)
@@ -26,7 +26,7 @@ AT_THE_LIMIT = 0.8
 
 LEDGER_FACTS = (
     *(state.value for state in DeliveryState),
-    *("total", "missing", "eligible", "start_time", "completion_time", "plan", "proof"),
+    *("total", "missing", "progress", "eligible", "start_time", "completion_time", "plan", "proof"),
 )
 """Fields of the status that come from the ledger alone; kept as they were while it can't be read."""
 
@@ -96,23 +96,27 @@ def next_attempt(situation: Situation, desired: Desired, observed: Observed, now
 
 
 def no_progress(situation: Situation, desired: Desired, observed: Observed, now: datetime) -> str:
-    """Senders live, something may be sent, nothing holds it up, and yet nothing settles. "" otherwise.
+    """People are missing, nothing holds the campaign up, and yet nothing settles. "" otherwise.
 
-    Counted from when the oldest of them started: before that there was nobody to make progress, and why there was
-    nobody is said elsewhere (a wait, or ``SendersFailing``).
+    Counted from when the oldest sender started: before that there was nobody to make progress, and why there was
+    nobody is said elsewhere (a wait, or ``SendersFailing``). Rows in the hands of no session at all count as well.
     """
     view = observed.view
-    if situation is not Situation.SENDING or view is None or not senders.live_sessions(view):
+    if situation is not Situation.SENDING or view is None:
+        return ""
+    live = [session.started_at for session in view.sessions if not session.expired]
+    orphaned = not view.sessions and senders.sendable(desired, view) == 0
+    if not live and not orphaned:
         return ""
     limit = fastest(desired)
     patience = NO_PROGRESS if limit is None else max(NO_PROGRESS, timedelta(seconds=SLOW_RATES / limit))
-    started = min(session.started_at for session in view.sessions if not session.expired)
-    since = max(filter(None, (started, view.last_settled_at, view.breaker.since)))
+    begun = min(live) if live else view.first_armed_at
+    since = max(filter(None, (begun, view.last_settled_at, view.breaker.since)), default=now)
     if now - since < patience:
         return ""
     return (
-        f"recipients are open and none has settled since {since:%Y-%m-%d %H:%M:%S} UTC, "
-        "though nothing holds the campaign up: look at the senders' logs"
+        f"recipients are open and none has settled since {since:%Y-%m-%d %H:%M:%S} UTC, though nothing holds the "
+        + ("campaign up: look at the senders' logs" if live else "campaign up and no sender lives: run fullsend report")
     )
 
 
@@ -152,6 +156,7 @@ def build(
             **{state.value: view.counts[state] for state in DeliveryState},
             "total": view.counts.total,
             "missing": view.counts.missing,
+            "progress": share_done(view.counts.total, view.counts.missing),
             "eligible": senders.eligible(view.counts),
             "rate_per_second": rate_per_second(observed, view, now),
             "start_time": view.first_armed_at,

@@ -170,3 +170,9 @@ def test_no_progress_is_found_only_with_senders_and_without_a_reason() -> None:
     assert not is_true(look(wish(), world(moving)).status, "NoProgress")
     fresh = view({"pending": 10}, sessions=(session(1),), wave=1, last_settled_at=ago(hours=4))
     assert not is_true(look(wish(), world(fresh)).status, "NoProgress")
+
+
+def test_rows_in_nobodys_hands_are_no_silent_wait() -> None:
+    orphaned = view({"claimed": 3, "accepted": 5}, wave=1, last_settled_at=ago(minutes=11))
+    assert is_true(look(wish(), world(orphaned)).status, "NoProgress")
+    assert not is_true(look(wish(), world(orphaned), ago(minutes=2)).status, "NoProgress")
