@@ -30,13 +30,15 @@ check: .setup-dev ## lint, format check, types, import contracts
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	$(PYTHON) tools/generate_docs.py --check
+	$(PYTHON) tools/generate_crds.py --check
 
 format: .setup-dev ## apply the formatter and the safe fixes
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
-docs: .setup-dev ## write the pages of docs/ that come from the code
+docs: .setup-dev ## write what comes from the code: pages of docs/, and crds/
 	$(PYTHON) tools/generate_docs.py
+	$(PYTHON) tools/generate_crds.py
 
 bench: .setup-dev ## run the benchmarks
 	@set -e; for bench in bench/*.py; do echo "== $$bench"; $(PYTHON) $$bench $(ARGS); done

@@ -17,7 +17,7 @@ from fullsend.reconcile.conditions import condition_table
 from fullsend.resources.audience import AudienceSpec
 from fullsend.resources.campaign import CampaignSpec
 from fullsend.resources.schema import structural_schema
-from fullsend.resources.status import CampaignStatus
+from fullsend.resources.status import AudienceStatus, CampaignStatus, MailTemplateStatus, MailTransportStatus
 from fullsend.resources.template import MailTemplateSpec
 from fullsend.resources.transport import MailTransportSpec
 from fullsend.states import OPEN, SETTLED, TRANSITIONS, DeliveryState
@@ -31,6 +31,9 @@ KINDS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("MailTemplate", MailTemplateSpec, "spec"),
     ("MailTransport", MailTransportSpec, "spec"),
     ("Campaign", CampaignStatus, "status"),
+    ("Audience", AudienceStatus, "status"),
+    ("MailTemplate", MailTemplateStatus, "status"),
+    ("MailTransport", MailTransportStatus, "status"),
 )
 
 

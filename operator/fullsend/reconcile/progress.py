@@ -157,6 +157,7 @@ def build(
             "total": view.counts.total,
             "missing": view.counts.missing,
             "progress": share_done(view.counts.total, view.counts.missing),
+            "progress": share_done(view.counts.total, view.counts.missing),
             "eligible": senders.eligible(view.counts),
             "rate_per_second": rate_per_second(observed, view, now),
             "start_time": view.first_armed_at,

@@ -38,13 +38,18 @@ from fullsend.resources.campaign import (
 )
 from fullsend.resources.pods import PodSettings
 from fullsend.resources.status import (
+    AudienceStatus,
     CampaignStatus,
     Condition,
     ConditionStatus,
     Halt,
+    LastCount,
     LimitedBy,
+    MailTemplateStatus,
+    MailTransportStatus,
     PlanStatus,
     ProofStatus,
+    TransportHalt,
 )
 from fullsend.resources.template import Attachment, Mailbox, MailTemplateSpec, MessageFields, MessageSpec
 from fullsend.resources.transport import (
@@ -64,6 +69,7 @@ __all__ = [
     "API_VERSION",
     "Attachment",
     "AudienceSpec",
+    "AudienceStatus",
     "AuthMechanism",
     "CampaignClass",
     "CampaignSpec",
@@ -80,10 +86,13 @@ __all__ = [
     "Halt",
     "InlineRecipient",
     "InlineSource",
+    "LastCount",
     "LimitedBy",
     "ListSource",
     "MailTemplateSpec",
+    "MailTemplateStatus",
     "MailTransportSpec",
+    "MailTransportStatus",
     "Mailbox",
     "MessageFields",
     "MessageSpec",
@@ -108,6 +117,7 @@ __all__ = [
     "Timeouts",
     "TlsMode",
     "Tolerate",
+    "TransportHalt",
     "TransportLimits",
     "Unsubscribe",
     "parse_duration",

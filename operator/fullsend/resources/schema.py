@@ -1,7 +1,8 @@
 """The models as structural OpenAPI schemas, the form a CustomResourceDefinition takes.
 
-Invariant: what the API server checks is what the models check, less what a structural schema cannot say (rules across
-fields are CEL's). A field that may be left out has its own type, never "or null"; nothing is a reference.
+Invariant: what the API server checks is what the models check, less what neither a structural schema nor CEL can say.
+A field that may be left out has its own type, never "or null"; nothing is a reference. A default that is written out
+is one that says something: an empty list, text or part is the same as none.
 """
 
 from __future__ import annotations
@@ -12,12 +13,28 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from fullsend.resources.cel import RULES
+
 _UNSTRUCTURAL = frozenset({"title", "propertyNames", "$defs"})
 
 
 class _Structural(GenerateJsonSchema):
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        made = super().model_schema(schema)
+        if rules := RULES.get(schema["cls"]):
+            made["x-kubernetes-validations"] = [rule.to_json() for rule in rules]
+        return made
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """A part made of defaults is there when it is left out, so that its defaults are seen."""
+        made = super().default_schema(schema)
+        factory = schema.get("default_factory")
+        if isinstance(factory, type) and issubclass(factory, BaseModel):
+            made = {**made, "default": {}}
+        return made
 
 
 def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -39,7 +56,7 @@ def _plain(schema: Any, definitions: dict[str, Any]) -> Any:
         schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
     plain: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in _UNSTRUCTURAL or (key == "default" and value is None):
+        if key in _UNSTRUCTURAL or (key == "default" and value in (None, "", [])):
             continue
         if key == "additionalProperties" and not isinstance(value, dict):
             continue  # unknown fields are pruned or refused by the API server itself
@@ -47,8 +64,12 @@ def _plain(schema: Any, definitions: dict[str, Any]) -> Any:
             (plain["additionalProperties"],) = (_plain(field, definitions) for field in value.values())
         elif key == "properties":
             plain[key] = {name: _plain(field, definitions) for name, field in value.items()}
-        elif key == "default":
+        elif key == "description":
+            plain[key] = " ".join(value.split())
+        elif key in ("default", "x-kubernetes-validations"):
             plain[key] = value
         else:
             plain[key] = _plain(value, definitions)
+    if plain.get("default") == {} and not any("default" in field for field in plain.get("properties", {}).values()):
+        del plain["default"]
     return plain

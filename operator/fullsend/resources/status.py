@@ -1,13 +1,13 @@
-"""`Campaign.status`: what a reader of the object sees. `reconcile` fills it; nothing here decides.
+"""The `status` of the four kinds: what a reader of an object sees. Nothing here decides.
 
-Invariant: the counters are one a state of the ledger and sum to `total`.
+Invariant: a campaign's counters are one a state of the ledger and sum to `total`.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -98,6 +98,11 @@ class PlanStatus(StatusModel):
     message: str = Field(default="", description="Why a plan failed, for a person.")
 
 
+def share_done(total: int, missing: int) -> str:
+    """``97%``: rounded down, so that ``100%`` means that nobody is missing."""
+    return f"{(total - missing) * 100 // total}%" if total else ""
+
+
 class CampaignStatus(StatusModel):
     """Progress, conditions and proof of a campaign."""
 
@@ -119,6 +124,10 @@ class CampaignStatus(StatusModel):
         json_schema_extra=_INT64,
     )
     missing: Count = Field(default=0, description="Open and undelivered recipients.", json_schema_extra=_INT64)
+    progress: str = Field(
+        default="",
+        description="Share of `total` that is not missing, such as `97%`, for a table. Empty before the plan.",
+    )
     pending: Count = Field(default=0, description="Planned, never tried.", json_schema_extra=_INT64)
     claimed: Count = Field(default=0, description="Held by a sender; nothing is on the wire.", json_schema_extra=_INT64)
     armed: Count = Field(default=0, description="The message may be on the wire now.", json_schema_extra=_INT64)
@@ -153,3 +162,75 @@ class CampaignStatus(StatusModel):
     halt: Halt | None = Field(default=None, description="Why sending has stopped by itself.")
     plan: PlanStatus | None = Field(default=None, description="What reading the audience found.")
     proof: ProofStatus | None = Field(default=None, description="What completion rests on.")
+
+
+def _observed_generation() -> Any:
+    return Field(
+        default=-1,
+        description="Generation of the spec this status is about; -1 before the first look.",
+        json_schema_extra=_INT64,
+    )
+
+
+def _conditions() -> Any:
+    return Field(
+        default=(),
+        description="Ready; Reconciling and Stalled while they are true.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class LastCount(StatusModel):
+    """What the last plan that read an audience found. Another plan may find others: sources change."""
+
+    campaign: str = Field(description="The campaign whose plan read it.")
+    time: datetime = Field(description="When that plan was sealed.")
+    rows_read: Count = Field(default=0, description="Rows read.", json_schema_extra=_INT64)
+    recipients: Count = Field(default=0, description="Recipients found.", json_schema_extra=_INT64)
+    duplicates: Count = Field(default=0, description="Rows of a person found before.", json_schema_extra=_INT64)
+    invalid: Count = Field(default=0, description="Addresses that cannot be used.", json_schema_extra=_INT64)
+    suppressed: Count = Field(default=0, description="Recipients passed over.", json_schema_extra=_INT64)
+
+
+class AudienceStatus(StatusModel):
+    """Whether the audience can be read, and what was found when it last was."""
+
+    observed_generation: int = _observed_generation()
+    state: str = Field(default="", description="The audience in one word, for a table.")
+    conditions: tuple[Condition, ...] = _conditions()
+    last_count: LastCount | None = Field(default=None, description="What the last plan that read it found.")
+
+
+class MailTemplateStatus(StatusModel):
+    """Whether the template compiles, and what it needs of a recipient."""
+
+    observed_generation: int = _observed_generation()
+    state: str = Field(default="", description="The template in one word, for a table.")
+    conditions: tuple[Condition, ...] = _conditions()
+    variables: tuple[str, ...] = Field(default=(), description="Variables that a recipient must have.")
+
+
+class TransportHalt(StatusModel):
+    """A halt that concerns a relay: it stopped a campaign that uses it."""
+
+    campaign: str = Field(description="The campaign that halted.")
+    reason: str = Field(description="Why, one word in CamelCase.")
+    message: str = Field(default="", description="Why, for a person, with what to do.")
+    since: datetime | None = Field(default=None, description="When it halted.")
+
+
+class MailTransportStatus(StatusModel):
+    """Whether the relay can be reached, and what it offers."""
+
+    observed_generation: int = _observed_generation()
+    state: str = Field(default="", description="The transport in one word, for a table.")
+    conditions: tuple[Condition, ...] = _conditions()
+    relay: str = Field(default="", description="Where the last probe got to, such as `relay.example[192.0.2.7]:587`.")
+    capabilities: tuple[str, ...] = Field(default=(), description="What the relay offered in EHLO after TLS and login.")
+    size_limit: Count = Field(
+        default=0,
+        description="Largest message the relay takes, in bytes; 0 if it does not say.",
+        json_schema_extra=_INT64,
+    )
+    last_probe_time: datetime | None = Field(default=None, description="When it was last probed.")
+    halt: TransportHalt | None = Field(default=None, description="The latest halt of a campaign that uses it.")
