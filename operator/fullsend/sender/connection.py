@@ -57,8 +57,9 @@ class Supply(Protocol):
     def wanted(self, index: int) -> bool:
         """Whether the connection of this index is among those allowed now."""
 
-    async def changed(self) -> None:
-        """Return when work has come or what is allowed has changed."""
+    @property
+    def change(self) -> asyncio.Event:
+        """Set once work comes or what is allowed changes after this moment."""
 
     def has_work(self) -> bool: ...
 
@@ -109,7 +110,7 @@ class Connection:
     async def run(self) -> None:
         while not self._supply.ended:
             if not (self._supply.wanted(self._index) and self._supply.may_send and self._supply.has_work()):
-                await self._supply.changed()
+                await self._supply.change.wait()
                 continue
             try:
                 session = await self._supply.connect()
@@ -201,7 +202,7 @@ class Connection:
                 else:
                     self._carried -= 1
                     self._supply.not_armed(hand, permission)
-                    refused |= permission is not Permission.SUPPRESSED
+                    refused |= permission is Permission.REFUSED
 
     async def _wait_for_work(self, session: Session) -> bool:
         """True once a row is armed; False when the connection is no longer needed."""
@@ -213,8 +214,10 @@ class Connection:
                 if self._armed:
                     return True
                 self.busy = False
+                if self._supply.ended or not self._may_go_on(session):
+                    break  # changed while the ledger was asked, so nobody will say so again
             try:
-                await asyncio.wait_for(self._supply.changed(), max(0.0, deadline - time.monotonic()))
+                await asyncio.wait_for(self._supply.change.wait(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 break
         return False

@@ -197,7 +197,7 @@ class Worker:
         deadline = time.monotonic() + LOOK_EVERY
         while not (self._signals or self._broken or self._pulse.lease.fenced):
             try:
-                await asyncio.wait_for(self.changed(), deadline - time.monotonic())
+                await asyncio.wait_for(self.change.wait(), deadline - time.monotonic())
             except TimeoutError:
                 return
 
@@ -235,8 +235,9 @@ class Worker:
         self._pulse.lease.fence()
         self._notify()
 
-    async def changed(self) -> None:
-        await self._change.wait()
+    @property
+    def change(self) -> asyncio.Event:
+        return self._change
 
     @property
     def ended(self) -> bool:
