@@ -157,7 +157,6 @@ def build(
             "total": view.counts.total,
             "missing": view.counts.missing,
             "progress": share_done(view.counts.total, view.counts.missing),
-            "progress": share_done(view.counts.total, view.counts.missing),
             "eligible": senders.eligible(view.counts),
             "rate_per_second": rate_per_second(observed, view, now),
             "start_time": view.first_armed_at,
