@@ -51,26 +51,28 @@ MISSING = OPEN | UNDELIVERED
 """Whoever is in one of these states has not been delivered to, and did not settle otherwise."""
 
 _S = DeliveryState
+_LATE = frozenset({DeliveryState.ACCEPTED})
+"""A fenced session's ``accepted`` arrives late and wins from whatever the row has become: the mail is out."""
 TRANSITIONS: Mapping[DeliveryState, frozenset[DeliveryState]] = {
-    # Claimed by a session; suppressed, expired or cancelled while waiting.
+    # Claimed by a session; suppressed, expired or cancelled while waiting. Never armed, so never late.
     _S.PENDING: frozenset({_S.CLAIMED, _S.SUPPRESSED, _S.EXPIRED, _S.CANCELLED}),
-    # Armed; given back (due now, uncharged); not buildable; suppression seen when arming; a late accepted of an
-    # earlier, fenced session wins; a resend that was never armed returns to unknown when given back.
-    _S.CLAIMED: frozenset({_S.ARMED, _S.DEFERRED, _S.UNKNOWN, _S.UNRENDERABLE, _S.SUPPRESSED, _S.ACCEPTED}),
+    # Armed; given back (due now, uncharged); not buildable; suppression seen when arming; a resend that was never armed
+    # returns to unknown when given back.
+    _S.CLAIMED: frozenset({_S.ARMED, _S.DEFERRED, _S.UNKNOWN, _S.UNRENDERABLE, _S.SUPPRESSED}) | _LATE,
     # Any verdict; transport trouble before the content (deferred, due now); expired on a charged refusal past its time.
     _S.ARMED: frozenset({_S.ACCEPTED, _S.REJECTED, _S.DEFERRED, _S.UNKNOWN, _S.HELD, _S.EXPIRED}),
-    _S.DEFERRED: frozenset({_S.CLAIMED, _S.SUPPRESSED, _S.EXPIRED, _S.CANCELLED}),
-    # Resent at most maxUnknownResends times, or its late accepted arrives.
-    _S.UNKNOWN: frozenset({_S.CLAIMED, _S.HELD, _S.ACCEPTED, _S.SUPPRESSED, _S.EXPIRED, _S.CANCELLED}),
+    _S.DEFERRED: frozenset({_S.CLAIMED, _S.SUPPRESSED, _S.EXPIRED, _S.CANCELLED}) | _LATE,
+    # Resent at most maxUnknownResends times.
+    _S.UNKNOWN: frozenset({_S.CLAIMED, _S.HELD, _S.SUPPRESSED, _S.EXPIRED, _S.CANCELLED}) | _LATE,
     # Accepted is for ever: there is no way to take a mail back.
     _S.ACCEPTED: frozenset(),
     # Reopened by name (``retry``), never by itself.
-    _S.REJECTED: frozenset({_S.DEFERRED}),
-    _S.SUPPRESSED: frozenset(),
+    _S.REJECTED: frozenset({_S.DEFERRED}) | _LATE,
+    _S.SUPPRESSED: _LATE,
     _S.INVALID: frozenset(),
-    _S.EXPIRED: frozenset({_S.DEFERRED, _S.ACCEPTED}),
-    _S.UNRENDERABLE: frozenset({_S.DEFERRED}),
-    _S.HELD: frozenset({_S.DEFERRED, _S.ACCEPTED}),
-    _S.CANCELLED: frozenset({_S.DEFERRED, _S.ACCEPTED}),
+    _S.EXPIRED: frozenset({_S.DEFERRED}) | _LATE,
+    _S.UNRENDERABLE: frozenset({_S.DEFERRED}) | _LATE,
+    _S.HELD: frozenset({_S.DEFERRED}) | _LATE,
+    _S.CANCELLED: frozenset({_S.DEFERRED}) | _LATE,
 }
 REOPENABLE = frozenset(state for state, after in TRANSITIONS.items() if state not in OPEN and _S.DEFERRED in after)
