@@ -29,9 +29,10 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow, dict_row
+from psycopg.types.numeric import Int8Dumper
 
 from fullsend.errors import LedgerError, LedgerUnavailable, SchemaMismatch
-from fullsend.ledger.named import query
+from fullsend.ledger.named import QUERIES, query
 from fullsend.states import CampaignId
 
 PROGRAM_SCHEMA: Final = 3
@@ -180,8 +181,9 @@ class Database:
             cursors = []
             async with connection.pipeline():
                 for name, params in statements:
-                    cursor = connection.cursor()
-                    await cursor.execute(query(name), params)
+                    named = QUERIES[name]
+                    cursor = psycopg.AsyncRawCursor(connection)
+                    await cursor.execute(named.positional, [params[key] for key in named.parameters])
                     cursors.append(cursor)
             return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
@@ -211,6 +213,8 @@ def with_defaults(dsn: str, application: str) -> str:
 async def _connect(conninfo: str) -> tuple[Connection, bool]:
     async with translated():
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+    # psycopg sends an integer in the smallest type that holds it, and a statement is prepared anew for each type.
+    connection.adapters.register_dumper(int, Int8Dumper)
     try:
         async with translated():
             pooled = await _prepare(connection)
@@ -228,6 +232,8 @@ async def _prepare(connection: Connection) -> bool:
     pooled: bool = connection.info.backend_pid != backend_pid
     if pooled:
         connection.prepare_threshold = None
+    else:
+        await connection.execute(query("plan_once"))
     if synchronous_commit == "off":
         if pooled:
             raise LedgerError(

@@ -10,6 +10,14 @@ snapshots of the other two, taken afterwards, see everything that a fence and a 
 
 A record of a fenced session that says ``accepted`` for an attempt this session armed always wins, from any other
 state; any other late record only completes the history of that attempt. Counters follow the rows in every case.
+
+Measured (bench/ledger.py, 2 noisy cores, PostgreSQL 18, fsync on), claim + arm + record, microseconds a message:
+
+    per flush    this process    backend
+        8             32           111
+       16             21            72
+       32             15            55
+       64             11            41
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The ledger's SQL, by name: every statement lives in ``queries/*.sql`` and is loaded once.
 
-A query begins with a line ``-- name --`` followed by one comment line that says what it does. Comments and layout are
-stripped when loading, because psycopg caches the parsed form of a statement only up to 4,096 characters, and parsing
-the flush anew at every call costs more than sending it.
+A query begins with a line ``-- name --`` followed by one comment line that says what it does. Its parameters are
+written ``%(name)s``; they are numbered once when loading (``positional``, ``parameters``), because psycopg keeps the
+parsed form of a statement only up to 4,096 characters and would parse a flush anew at every call.
 
 Invariant: names are unique over all files, and every query has a description.
 """
@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Final
 
 _HEAD: Final = re.compile(r"^-- ([a-z0-9_]+) --$", re.MULTILINE)
+_PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class NamedQuery:
     name: str
     description: str
     sql: bytes  # bytes: psycopg takes them as they are, and a type checker knows they were not built from input
+    positional: bytes  # the same with $1, $2, ... for a raw cursor
+    parameters: tuple[str, ...]  # their names, in that order
 
 
 def parse_queries(text: str) -> Mapping[str, NamedQuery]:
@@ -36,8 +39,14 @@ def parse_queries(text: str) -> Mapping[str, NamedQuery]:
         if name in queries:
             raise ValueError(f"query {name} is defined twice")
         code = " ".join(" ".join(line.split("--", 1)[0] for line in lines).split())
-        queries[name] = NamedQuery(name, lines[0][3:], code.rstrip(";").encode())
+        queries[name] = _named(name, lines[0][3:], code.rstrip(";"))
     return queries
+
+
+def _named(name: str, description: str, code: str) -> NamedQuery:
+    parameters = tuple(dict.fromkeys(_PARAMETER.findall(code)))
+    positional = _PARAMETER.sub(lambda found: f"${parameters.index(found[1]) + 1}", code).replace("%%", "%")
+    return NamedQuery(name, description, code.encode(), positional.encode(), parameters)
 
 
 def _load() -> Mapping[str, NamedQuery]:

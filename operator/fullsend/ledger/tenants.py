@@ -48,7 +48,7 @@ _GRANTS: Final = (
     "GRANT INSERT, DELETE, UPDATE (revision, resent, last_settled_at, pending, claimed, armed, deferred, unknown, "
     "accepted, rejected, suppressed, invalid, expired, unrenderable, held, cancelled) ON fullsend.counter TO {role}",
     "GRANT INSERT, DELETE ON fullsend.suppression TO {role}",
-    "GRANT EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, integer), fullsend.return_tokens(bigint) TO {role}",
+    "GRANT EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, bigint), fullsend.return_tokens(bigint) TO {role}",
     # A refusal that turns out to be everybody's trouble: the sender reopens what it had rejected.
     "GRANT INSERT, UPDATE (after_seq, reopened, done_at) ON fullsend.reopen_request TO {role}",
 )

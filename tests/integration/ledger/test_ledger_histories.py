@@ -130,7 +130,7 @@ class Sender:
             return await call
         task = asyncio.ensure_future(call)
         await asyncio.sleep(self.random.uniform(0, 0.004))
-        await world.sql(self.killer, "SELECT pg_terminate_backend(%s)", self.db.backend_pid)
+        await world.sql(self.killer, "SELECT pg_terminate_backend(%s::integer)", self.db.backend_pid)
         self.history.cut += 1
         return await task
 

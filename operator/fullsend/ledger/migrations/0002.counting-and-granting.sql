@@ -6,7 +6,7 @@
 CREATE FUNCTION fullsend.count_moves(
     p_campaign bigint,
     p_session bigint,
-    p_tenant integer,
+    p_tenant bigint,
     p_was fullsend.delivery_state[],
     p_becomes fullsend.delivery_state[],
     p_resent bigint
@@ -93,7 +93,7 @@ $$;
 
 -- Moves up to p_want tokens from every bucket the session is under into the session. The clock is read after the
 -- buckets are locked: time spent waiting for the lock must not be minted twice. A bucket holds one second's worth.
-CREATE FUNCTION fullsend.grant_tokens(p_session bigint, p_want integer)
+CREATE FUNCTION fullsend.grant_tokens(p_session bigint, p_want bigint)
 RETURNS TABLE (live boolean, granted integer, retry_after double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -125,7 +125,7 @@ BEGIN
         FOR UPDATE OF b
     ) AS l;
     IF v_buckets IS NULL THEN
-        RETURN QUERY SELECT true, p_want, 0::double precision;
+        RETURN QUERY SELECT true, p_want::integer, 0::double precision;
         RETURN;
     END IF;
     v_now := clock_timestamp();
@@ -180,6 +180,6 @@ $$;
 
 REVOKE EXECUTE ON FUNCTION fullsend.rates_of(bigint) FROM PUBLIC;
 
-REVOKE EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, integer) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, bigint) FROM PUBLIC;
 
 REVOKE EXECUTE ON FUNCTION fullsend.return_tokens(bigint) FROM PUBLIC;

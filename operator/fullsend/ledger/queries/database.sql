@@ -6,6 +6,10 @@ SELECT pg_backend_pid(), current_setting('synchronous_commit');
 -- Outcomes must survive a crash of the database, whatever its administrator's default
 SET synchronous_commit = on;
 
+-- plan_once --
+-- A prepared statement's plan is made once: none of ours gains by knowing its parameters
+SET plan_cache_mode = force_generic_plan;
+
 -- schema_version --
 -- The version of the schema and the oldest program that may use it
 SELECT schema_version, oldest_program FROM fullsend.meta;

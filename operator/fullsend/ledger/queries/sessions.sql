@@ -35,6 +35,11 @@ WHERE s.id = %(session)s;
 SELECT s.fenced_at IS NULL AND s.ended_at IS NULL AS live
 FROM fullsend.session AS s WHERE s.id = %(session)s FOR UPDATE;
 
+-- walk_in_order --
+-- For this transaction: claim by walking the index. Of a campaign that was sealed a moment ago the planner knows nothing,
+-- takes it for a handful of rows, and would fetch and sort all of them for each claim
+SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true);
+
 -- fresh_bound --
 -- The seq of the nth eligible recipient of the sealed plans
 SELECT r.seq FROM fullsend.recipient AS r
