@@ -24,7 +24,8 @@ from fullsend.ledger.view import Phase, PlanView
 from fullsend.states import CampaignId, DeliveryState
 
 CHUNK: Final = 10_000
-"""Rows a transaction; measured from 1,000 to 20,000: see bench/ledger.py."""
+"""Rows a transaction. Backend CPU a row, over 60,000 rows (bench/ledger.py): 8.6 us at 1,000, 7.5 at 5,000, 7.5 at
+10,000, 9.8 at 20,000; this process spends 14 us whatever the chunk."""
 
 _SUPPRESS_CHUNK: Final = 50_000
 _DELETE_CHUNK: Final = 5_000
