@@ -143,8 +143,8 @@ class Workspace:
     ) -> Path:
         """A whole small campaign, each part of which can be changed."""
         return self.write(
-            _object("Audience", "people", source or {"csv": {"file": "people.csv"}}),
-            _object(
+            declared("Audience", "people", source or {"csv": {"file": "people.csv"}}),
+            declared(
                 "MailTransport",
                 "relay",
                 {
@@ -153,7 +153,7 @@ class Workspace:
                     **(transport or {}),
                 },
             ),
-            _object(
+            declared(
                 "Campaign",
                 name,
                 {
@@ -222,8 +222,16 @@ class Workspace:
                     process.wait(10)
             log.close()
 
+    def said(self) -> str:
+        """What the runs in the background have said so far."""
+        return (self.folder / "run.log").read_text(encoding="utf-8")
+
     def senders(self) -> list[int]:
         """The pids of the sender processes of this workspace that run now."""
+        return self.processes("fullsend.sender")
+
+    def processes(self, module: str) -> list[int]:
+        """The pids of this workspace's jobs of one kind that run now."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -232,19 +240,27 @@ class Workspace:
                 command = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"fullsend.sender" in command and any(str(self.state).encode() in part for part in command):
+            if module.encode() in command and any(str(self.state).encode() in part for part in command):
                 found.append(int(entry.name))
         return sorted(found)
 
     def close(self) -> None:
         for sink in self.sinks:
             sink.stop()
-        for pid in self.senders():
+        for pid in (*self.processes("fullsend.audience"), *self.senders()):
             os.kill(pid, signal.SIGKILL)
 
 
-def _object(kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": "fullsend.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}
+def declared(kind: str, name: str, spec: Mapping[str, Any], *, namespace: str = "default") -> dict[str, Any]:
+    """One Fullsend object."""
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "fullsend.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": dict(spec)}
+
+
+def secret(name: str, type_: str, values: Mapping[str, str], *, namespace: str = "default") -> dict[str, Any]:
+    """A Secret of one of the types that Fullsend reads."""
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": type_, "stringData": dict(values)}
 
 
 def eventually(what: str, seconds: float, look: Any, every: float = 0.05) -> Any:

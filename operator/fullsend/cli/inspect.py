@@ -19,10 +19,13 @@ from fullsend.cli.options import (
     where_options,
 )
 from fullsend.cli.render import print_report, print_story, report_json, story_json, time
-from fullsend.errors import InvalidInput, Problem
+from fullsend.errors import InvalidInput, Problem, RenderError
 from fullsend.ledger import campaigns, reports
 from fullsend.ledger.identity_hash import hash_identity, installation
+from fullsend.ledger.planned import PlannedRecipient, planned_recipient
 from fullsend.message.compiled import CompiledMessage
+from fullsend.message.compose import Composer, Recipient
+from fullsend.states import DeliveryState
 
 MISSING_COLUMNS = ("address", "state", "reason", "attempts", "next_attempt", "last_code", "last_text")
 
@@ -81,15 +84,28 @@ async def why(campaign: str, address: str, namespace: str, where: Where, output:
     """One recipient's whole story: where they came from, and every attempt with what the relay said."""
     async with where.open() as db:
         found = await campaign_named(db, namespace, campaign)
-        story = await reports.why(db, found, hash_identity((await installation(db)).hash_key, identity_of(address)))
+        hashed = hash_identity((await installation(db)).hash_key, identity_of(address))
+        story = await reports.why(db, found, hashed)
         if story is None:
             what = f"{address} is not in the plan of {namespace}/{campaign}"
             raise InvalidInput([Problem("why", what, "`fullsend audience audit` compares it with today's source")])
-        compiled = await campaigns.compiled(db, found)
-    message_id = ""
-    if compiled is not None and story.token:
-        message_id = CompiledMessage.from_bytes(compiled).message_id(story.token)
+        frozen = await campaigns.compiled(db, found)
+        planned = await planned_recipient(db, found, hashed)
+    compiled = CompiledMessage.from_bytes(frozen) if frozen is not None else None
+    message_id = compiled.message_id(story.token) if compiled is not None and story.token else ""
+    problem = _render_problem(compiled, planned) if story.state is DeliveryState.UNRENDERABLE else ""
     if output == "json":
-        click.echo(json.dumps({**story_json(story), "messageId": message_id}, indent=2))
+        click.echo(json.dumps({**story_json(story), "messageId": message_id, "renderProblem": problem}, indent=2))
     else:
-        print_story(Console(), story, message_id)
+        print_story(Console(), story, message_id, problem)
+
+
+def _render_problem(compiled: CompiledMessage | None, planned: PlannedRecipient | None) -> str:
+    """Why the message can't be built for this recipient: it can't be built here either, and says why."""
+    if compiled is None or planned is None:
+        return ""
+    try:
+        Composer(compiled).compose(Recipient(planned.address, planned.token, json.loads(planned.variables)))
+    except RenderError as error:
+        return str(error)
+    return ""

@@ -17,7 +17,7 @@ import click
 from fullsend.audience.identity import InvalidAddress, normalise
 from fullsend.audience.intake import unusable_identity
 from fullsend.audience.sources.base import SourceRow
-from fullsend.errors import FullsendError, InvalidInput, Problem
+from fullsend.errors import FullsendError, InvalidInput, LedgerUnavailable, Problem
 from fullsend.ledger import campaigns
 from fullsend.ledger.database import Database
 from fullsend.ledger.migrate import migrate
@@ -132,7 +132,17 @@ def runs(command: Callable[P, Awaitable[R]]) -> Callable[P, R]:
 
 
 def fail(error: FullsendError) -> NoReturn:
-    click.echo(f"fullsend: {error}", err=True)
+    problems = error.problems if isinstance(error, InvalidInput) else ()
+    if len(problems) > 1:
+        click.echo(f"fullsend: {len(problems)} problems, and nothing was done:", err=True)
+        for problem in problems:
+            click.echo(f"  {problem}", err=True)
+    else:
+        click.echo(f"fullsend: {error}", err=True)
+    if isinstance(error, LedgerUnavailable):
+        click.echo(
+            "Check that PostgreSQL runs and that --database names it, then run the same command again.", err=True
+        )
     sys.exit(EXIT_INVALID if isinstance(error, InvalidInput) else EXIT_BROKEN)
 
 

@@ -168,7 +168,7 @@ def story_json(story: Story) -> dict[str, Any]:
     }
 
 
-def print_story(console: Console, story: Story, message_id: str) -> None:
+def print_story(console: Console, story: Story, message_id: str, render_problem: str) -> None:
     def line(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -176,6 +176,8 @@ def print_story(console: Console, story: Story, message_id: str) -> None:
     status = f", there: {story.source_status}" if story.source_status else ""
     line(f"  from {story.source}, row {story.source_row}{status}; plan {story.generation}, number {story.seq}")
     line(f"  Message-ID {message_id or '(erased)'}")
+    if render_problem:
+        line(f"  the message can't be built: {render_problem}")
     for suppression in story.suppressions:
         where = f"list {suppression.list}" if suppression.list else suppression.scope.value
         line(f"  suppressed ({where}) since {time(suppression.created_at)}: {suppression.reason} {suppression.source}")

@@ -23,7 +23,7 @@ from fullsend.ledger import campaigns, sessions
 from fullsend.ledger.campaigns import OwnerClaim
 from fullsend.ledger.database import Database
 from fullsend.ledger.sessions import SESSION_LEASE_SECONDS
-from fullsend.ledger.view import LedgerView, Phase
+from fullsend.ledger.view import BreakerState, LedgerView, Phase, PlanState
 from fullsend.local.mounts import LocalMounts
 from fullsend.local.processes import ProcessJob, ProcessJobs, write_private
 from fullsend.reconcile import actions as act
@@ -69,6 +69,7 @@ class LocalCampaign:
         self._content = frozen_content(resolved)
         self._fingerprint = fingerprint(self._content)
         self._agreed = False  # the ledger key is known to hold what is declared here
+        self._first_look = True
         self._conflict: tuple[str, ...] = ()
         self._plans_before: int | None = None  # plan generations that earlier runs came to
         self._samples: deque[Sample] = deque(maxlen=4)
@@ -163,6 +164,8 @@ class LocalCampaign:
         view = await campaigns.observe(self.db, self.campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
         if await self._fence_dead(view):
             view = await campaigns.observe(self.db, self.campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
+        if self._agreed and await self._ask_the_relay_again(view):
+            view = await campaigns.observe(self.db, self.campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
         accepted = view.counts.by_state.get(DeliveryState.ACCEPTED, 0)
         if not self._samples or view.now - self._samples[-1].at >= SAMPLE_EVERY:
             self._samples.append(Sample(view.now, accepted))
@@ -170,14 +173,30 @@ class LocalCampaign:
 
     def _afresh(self, view: LedgerView | None) -> LedgerView | None:
         """A run asks for a plan anew: what earlier runs failed at, or died of, neither delays it nor speaks for it. (A
-        planner of theirs that still lives is fenced when ours begins.)"""
+        planner of theirs that still lives is fenced when ours begins.) Of ours it is known at once when it died."""
         if view is None or view.phase is not Phase.REGISTERED:
             return view
-        newest = view.plan.generation if view.plan is not None else 0
+        plan = view.plan
+        newest = plan.generation if plan is not None else 0
         if self._plans_before is None:
             self._plans_before = newest
         ours = newest - self._plans_before
-        return replace(view, plan=replace(view.plan, generation=ours) if view.plan is not None and ours > 0 else None)
+        if plan is None or ours <= 0:
+            return replace(view, plan=None)
+        died = plan.state is PlanState.RUNNING and not any(job.kind == "plan" and job.alive for job in self.jobs.all)
+        return replace(view, plan=replace(plan, generation=ours, state=PlanState.DISCARDED if died else plan.state))
+
+    async def _ask_the_relay_again(self, view: LedgerView) -> bool:
+        """Whoever runs a campaign again has mended its relay, or wants to know: no need to wait for the time at which
+        an earlier run would have probed it. A halt that needs a person's word is not one of those."""
+        first, self._first_look = self._first_look, False
+        halted = view.breaker.state is BreakerState.HALTED and not view.breaker.needs_person
+        if not first or not halted:
+            return False
+        await campaigns.update_breaker(
+            self.db, view.campaign, lambda now: breaker.acknowledge(now, view.breaker.halt_id, view.now)
+        )
+        return True
 
     async def _fence_dead(self, view: LedgerView) -> bool:
         """A process that has ended without ending its session will not come back: no need to wait for its lease."""
@@ -346,6 +365,6 @@ def _job_view(job: ProcessJob) -> JobView:
         started_at=job.started_at,
         ended_at=job.ended_at,
         exit_code=job.exit_code,
-        ended_reason=job.last_words() if job.exit_code else "",
+        ended_reason=f"{job.last_words()} (log: {job.log})" if job.exit_code else "",
         stopping=job.stopping,
     )
