@@ -101,7 +101,7 @@ class Connection:
         self._session: Session | None = None
         self._asked: list[tuple[InHand, asyncio.Future[Permission]]] = []
         self._armed: list[Armed] = []  # the first is being submitted, or is next
-        self._submitting = False
+        self._submitting = False  # until what became of the first is handed over
         self._held_back = False
         self._carried = 0
         self._took = 0.0
@@ -150,9 +150,11 @@ class Connection:
             current = self._armed[0]
             outcome = await self._submit(session, current)
             if self._held_back and isinstance(outcome, Unsent):
+                self._submitting = False
                 break
             judgement = self._supply.judge(current, outcome, session, round(self._took * 1000))
             recorded = self._flusher.record(judgement.record)
+            self._submitting = False
             del self._armed[0]
             # Only now, with the record handed over, may the next row be armed: never more than k are.
             await self._supply.tell(judgement, recorded)
@@ -166,7 +168,6 @@ class Connection:
         started = time.monotonic()
         self._submitting = True
         outcome = await session.submit(current.hand.outgoing, following, self._proceed)
-        self._submitting = False
         self._took = time.monotonic() - started
         return outcome
 
