@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import warnings
@@ -33,6 +34,11 @@ _SETTINGS = {
     "shared_buffers": "128MB",
 }
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """A run that is terminated (``timeout``, a CI job's end) cleans up like one that is interrupted: no server stays."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
