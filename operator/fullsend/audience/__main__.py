@@ -29,9 +29,16 @@ async def run(job: PlanJob) -> PlanView:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fullsend plan", description="Plan one campaign, as its job file says.")
-    parser.add_argument("--job", type=Path, required=True, help="the job file, JSON")
+    parser.add_argument("--job", type=Path, help="the job file, JSON")
+    parser.add_argument("--tenant", help="in a pod: its namespace")
+    parser.add_argument("--campaign", type=int, help="in a pod: the campaign's number in the ledger")
+    parser.add_argument("--mounts", type=Path, help="in a pod: where its files are")
+    given = parser.parse_args(arguments)
+    if given.job is None and None in (given.tenant, given.campaign, given.mounts):
+        parser.error("give either --job, or --tenant, --campaign and --mounts")
     try:
-        view = asyncio.run(run(PlanJob.read(parser.parse_args(arguments).job)))
+        job = PlanJob.read(given.job) if given.job else PlanJob.in_pod(given.tenant, given.campaign, given.mounts)
+        view = asyncio.run(run(job))
     except InvalidInput as error:
         return _end(2, f"invalid input: {error}")
     except PlanFailed as error:

@@ -24,6 +24,19 @@ class PlanJob(BaseModel):
     base_dir: Path
 
     @classmethod
+    def in_pod(cls, tenant: str, campaign: int, mounts: Path) -> Self:
+        """The job of a pod, which finds ``ledger/dsn``, ``secrets``, ``config`` and the claims' ``files`` below
+        ``mounts``."""
+        return cls(
+            dsn_file=mounts / "ledger" / "dsn",
+            tenant=tenant,
+            campaign=campaign,
+            secrets_dir=mounts / "secrets",
+            config_dir=mounts / "config",
+            base_dir=mounts / "files",
+        )
+
+    @classmethod
     def read(cls, path: Path) -> Self:
         """Raises InvalidInput when the file can't be read or isn't a job."""
         try:

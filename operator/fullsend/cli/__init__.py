@@ -8,6 +8,7 @@ from fullsend import __version__
 from fullsend.cli.demo import demo
 from fullsend.cli.inspect import missing, report, why
 from fullsend.cli.message import preview, send_test
+from fullsend.cli.operator import operator
 from fullsend.cli.people import audience, erase, export, suppress
 from fullsend.cli.run import run, validate
 from fullsend.cli.upkeep import migrate, purge, retry
@@ -36,6 +37,7 @@ for _command in (
     export,
     migrate,
     purge,
+    operator,
     mail_sink,
 ):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""The sender process: ``python -m fullsend.sender --job FILE``, what a sender pod (or a local process) runs.
+"""The sender process, what a sender pod (or a local process, given ``--job FILE``) runs.
 
 Exit codes: 0 ended as it should (drained, stopped, held back or fenced: the ledger knows which), 2 the job cannot be
 used, 75 (EX_TEMPFAIL) the ledger was away at the start, or stayed away until outcomes were lost; 1 anything else.
@@ -96,13 +96,24 @@ async def _send(job: SenderJob) -> None:
         await worker.run()
 
 
+def _job(job_file: Path | None, campaign: int | None, wave: int | None, mounts: Path | None) -> SenderJob:
+    if job_file is not None:
+        return SenderJob.read(job_file)
+    if campaign is None or wave is None or mounts is None:
+        raise click.UsageError("give either --job, or --campaign, --wave and --mounts")
+    return SenderJob.in_pod(campaign, wave, mounts)
+
+
 @click.command()
-@click.option("--job", "job_file", type=click.Path(path_type=Path, dir_okay=False), required=True)
-def main(job_file: Path) -> None:
+@click.option("--job", "job_file", type=click.Path(path_type=Path, dir_okay=False), help="The job, in a file.")
+@click.option("--campaign", type=int, help="In a pod: the campaign's number in the ledger.")
+@click.option("--wave", type=int, help="In a pod: the wave it belongs to.")
+@click.option("--mounts", type=click.Path(path_type=Path, file_okay=False), help="In a pod: where its files are.")
+def main(job_file: Path | None, campaign: int | None, wave: int | None, mounts: Path | None) -> None:
     """Send for one campaign until nothing is left to do."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        uvloop.run(_send(SenderJob.read(job_file)))
+        uvloop.run(_send(_job(job_file, campaign, wave, mounts)))
     except LedgerUnavailable as error:
         click.echo(f"the ledger is away: {error}", err=True)
         sys.exit(75)

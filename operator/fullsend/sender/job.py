@@ -6,6 +6,7 @@ DSN, so that no secret is ever in an argument or in the environment.
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +25,17 @@ class SenderJob(BaseModel):
     wave: int
     holder: str
     secrets_dir: Path
+
+    @classmethod
+    def in_pod(cls, campaign: int, wave: int, mounts: Path) -> Self:
+        """The job of a pod, which finds ``ledger/dsn`` and ``secrets`` below ``mounts`` and is known by its name."""
+        return cls(
+            dsn_file=mounts / "ledger" / "dsn",
+            campaign=campaign,
+            wave=wave,
+            holder=socket.gethostname(),
+            secrets_dir=mounts / "secrets",
+        )
 
     @classmethod
     def read(cls, path: Path) -> Self:

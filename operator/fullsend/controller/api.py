@@ -1,0 +1,178 @@
+"""The API server, as plain JSON objects over the official client's connection.
+
+The generated classes would cost this process some 40 MB and a copy of each object; what the client is good for is
+what stays: finding the cluster, its certificates, and a token that is renewed. Invariant: every request has a
+time-out, so that nobody waits for ever on a server that went away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from fullsend.controller.names import Kind
+from fullsend.errors import FullsendError, InvalidInput, Problem
+
+Object = dict[str, Any]
+
+TIMEOUT: Final = 20.0
+"""Seconds for one request; the API server gives up on its own ones after 60 by default."""
+PAGE: Final = 500
+"""Objects a page of a list."""
+CONNECTIONS: Final = 16
+
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+MERGE: Final = "application/merge-patch+json"
+APPLY: Final = "application/apply-patch+yaml"
+
+
+class ApiError(FullsendError):
+    """The API server refused, or could not be reached (status 0). ``reason`` is its own CamelCase word."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        self.status = status
+        self.reason = reason
+        super().__init__(message)
+
+    @property
+    def away(self) -> bool:
+        """It may well answer later."""
+        return self.status in (0, 429) or self.status >= 500
+
+    @property
+    def missing(self) -> bool:
+        return self.status == 404
+
+    @property
+    def conflict(self) -> bool:
+        return self.status == 409
+
+
+async def connection_settings() -> Any:
+    """The cluster this process is in, or the one of $KUBECONFIG or ~/.kube/config. Raises InvalidInput."""
+    settings = Configuration()
+    settings.connection_pool_maxsize = CONNECTIONS
+    kubeconfig = os.environ.get("KUBECONFIG", "")
+    in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ
+    try:
+        if not kubeconfig and in_cluster:
+            load_incluster_config(settings)  # type: ignore[no-untyped-call]
+        else:
+            await load_kube_config(kubeconfig or str(Path.home() / ".kube/config"), client_configuration=settings)  # type: ignore[no-untyped-call]
+    except (ConfigException, OSError) as error:
+        fix = "run in a pod with a service account, or set KUBECONFIG"
+        raise InvalidInput([Problem("cluster", f"there is no way to reach it: {error}", fix)]) from error
+    return settings
+
+
+class Cluster:
+    """One connection pool to the API server. Every call raises ApiError. ``requests`` counts them by verb."""
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+        self._client: Any = ApiClient(settings)
+        self.requests: dict[str, int] = {}
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        return await self._call("GET", kind.path(namespace, name))
+
+    async def find(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """The object, or None where there is none."""
+        try:
+            return await self.get(kind, namespace, name)
+        except ApiError as error:
+            if error.missing:
+                return None
+            raise
+
+    async def list(
+        self, kind: Kind, namespace: str = "", *, labels: str = "", fields: str = "", metadata_only: bool = False
+    ) -> AsyncIterator[Object]:
+        """The objects of a namespace or of all, page by page; with ``metadata_only`` nothing but their metadata."""
+        query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
+        accept = METADATA_ONLY if metadata_only else "application/json"
+        while True:
+            page = await self._call("GET", kind.path(namespace), query=query, accept=accept)
+            for item in page.get("items") or ():
+                yield item
+            query["continue"] = page.get("metadata", {}).get("continue", "")
+            if not query["continue"]:
+                return
+
+    async def create(self, kind: Kind, namespace: str, body: Mapping[str, Any]) -> Object:
+        return await self._call("POST", kind.path(namespace), body=body, query={"fieldManager": "fullsend"})
+
+    async def replace(self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any]) -> Object:
+        return await self._call("PUT", kind.path(namespace, name), body=body, query={"fieldManager": "fullsend"})
+
+    async def merge(self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], *, sub: str = "") -> Object:
+        """JSON merge patch (RFC 7386): lists are replaced whole, null removes."""
+        path = kind.path(namespace, name, sub)
+        return await self._call("PATCH", path, body=body, query={"fieldManager": "fullsend"}, content=MERGE)
+
+    async def apply(self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any]) -> Object:
+        """Server-side apply: made where it is not there, taken over where it is."""
+        query = {"fieldManager": "fullsend", "force": "true"}
+        return await self._call("PATCH", kind.path(namespace, name), body=body, query=query, content=APPLY)
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, propagation: str = "Background") -> None:
+        """Deletes exactly the object with this uid; one that is gone already is success."""
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": propagation}
+        try:
+            await self._call("DELETE", kind.path(namespace, name), body=body)
+        except ApiError as error:
+            if not (error.missing or error.conflict):
+                raise
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content: str = "application/json",
+        accept: str = "application/json",
+    ) -> Object:
+        self.requests[method] = self.requests.get(method, 0) + 1
+        given = urlencode({name: value for name, value in (query or {}).items() if value})
+        url = f"{self._settings.host}{path}{'?' + given if given else ''}"
+        headers = {"Accept": accept, "Content-Type": content, "User-Agent": "fullsend-operator"}
+        try:
+            headers |= await self._authorization()
+            response = await self._client.rest_client.request(
+                method, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT)
+            )
+            text = (await response.read()).decode("utf-8", errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
+            raise ApiError(
+                0, "Unreachable", f"the API server can't be reached: {error or type(error).__name__}"
+            ) from error
+        if response.status >= 400:
+            raise _refusal(response.status, text, f"{method} {path}")
+        return cast(Object, json.loads(text))
+
+    async def _authorization(self) -> dict[str, str]:
+        settings = await self._client.configuration.auth_settings()
+        return {each["key"]: each["value"] for each in settings.values() if each["in"] == "header" and each["value"]}
+
+
+def _refusal(status: int, text: str, request: str) -> ApiError:
+    try:
+        answer = json.loads(text)
+        reason, message = str(answer.get("reason") or status), str(answer.get("message") or text)
+    except (ValueError, AttributeError):
+        reason, message = str(status), text[:500]
+    return ApiError(status, reason, f"{request}: {message}")

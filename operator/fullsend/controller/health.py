@@ -1,0 +1,52 @@
+"""``/healthz``, ``/readyz`` and ``/metrics`` for the kubelet and for Prometheus.
+
+Liveness is red only for what a restart mends: a look or a loop that hangs, a watch that is deaf. It stays green when
+nothing is to be done, on standby, and while the API server or the database is away. Readiness asks the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+Check = Callable[[], str]
+"""What is wrong, or ""."""
+
+
+class Health:
+    """Serves until closed; ``port`` is the real one, also where 0 was asked for."""
+
+    def __init__(self, *, alive: Check, ready: Check) -> None:
+        self._alive = alive
+        self._ready = ready
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def serve(self, port: int) -> None:
+        app = web.Application()
+        app.router.add_get("/healthz", self._answer(self._alive))
+        app.router.add_get("/readyz", self._answer(self._ready))
+        app.router.add_get("/metrics", _metrics)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, port=port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @staticmethod
+    def _answer(check: Check) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handler(_: web.Request) -> web.StreamResponse:
+            wrong = check()
+            return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
+
+        return handler
+
+
+async def _metrics(_: web.Request) -> web.StreamResponse:
+    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,138 @@
+"""The Jobs: one a plan attempt, one a sender wave. Pure: from what is known to the object that is created.
+
+Invariants: a name says which campaign, attempt or wave, so that making it twice is making it once; the campaign owns
+its Jobs, so that deleting it ends their pods with SIGTERM and not a finalizer. A wave is an Indexed Job in which each
+pod fails by itself: one sender's death ends no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fullsend.controller.names import (
+    CONTAINER,
+    GROUP,
+    LABEL_CAMPAIGN,
+    LABEL_KIND,
+    LABEL_NUMBER,
+    LABEL_UID,
+    VERSION,
+    job_name,
+)
+from fullsend.controller.pods import Needs, PodImage, plan_needs, pod_template, sender_needs
+from fullsend.reconcile.observed import JobKind
+from fullsend.resources.base import parse_duration
+from fullsend.resources.resolve import ResolvedCampaign
+from fullsend.states import CampaignId
+
+KEPT: Final = 3600
+"""Seconds an ended Job stays: how fast senders die again and again is judged by those that are there."""
+PLAN_DEADLINE: Final = 12 * 3600
+"""A plan whose node is gone would look alive for ever."""
+RESTARTS: Final = 2
+"""Of one sender pod by the Job controller; after that the wave ends, and ``decide`` says when to try another."""
+USELESS: Final = 2
+"""Exit code of a job whose input can't be used: trying again can't help."""
+NEEDS: Final = f"{GROUP}/mounted-secrets"
+"""Annotation of a Job: the Secrets its pods have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The Campaign object that a Job belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    def reference(self) -> dict[str, Any]:
+        return {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "Campaign",
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": False,  # it would need the right to set finalizers on campaigns
+        }
+
+
+def plan_job(
+    owner: Owner, resolved: ResolvedCampaign, campaign: CampaignId, attempt: int, image: PodImage
+) -> dict[str, Any]:
+    labels = _labels(owner, "plan", attempt)
+    needs = plan_needs(resolved)
+    arguments = ["--tenant", resolved.namespace, "--campaign", str(campaign)]
+    template = pod_template("plan", arguments, needs, resolved.spec.senders.pod, image, labels=labels, grace=0)
+    return _job(
+        owner,
+        labels,
+        needs,
+        {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": PLAN_DEADLINE,
+            "podFailurePolicy": {"rules": [_DISRUPTED]},
+            "template": template,
+        },
+    )
+
+
+def send_job(
+    owner: Owner, resolved: ResolvedCampaign, campaign: CampaignId, wave: int, pods: int, image: PodImage
+) -> dict[str, Any]:
+    labels = _labels(owner, "send", wave)
+    needs = sender_needs(resolved)
+    arguments = ["--campaign", str(campaign), "--wave", str(wave)]
+    grace = parse_duration(resolved.transport.spec.smtp.timeouts.dot).total_seconds()
+    template = pod_template("send", arguments, needs, resolved.spec.senders.pod, image, labels=labels, grace=grace)
+    useless = {
+        "action": "FailIndex",
+        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [USELESS]},
+    }
+    return _job(
+        owner,
+        labels,
+        needs,
+        {
+            "completionMode": "Indexed",
+            "completions": pods,
+            "parallelism": pods,
+            "backoffLimitPerIndex": RESTARTS,
+            "podFailurePolicy": {"rules": [useless, _DISRUPTED]},
+            "template": template,
+        },
+    )
+
+
+_DISRUPTED: Final[Mapping[str, Any]] = {
+    "action": "Ignore",  # evicted, drained, preempted: nobody's failure
+    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+}
+
+
+def _labels(owner: Owner, kind: JobKind, number: int) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "fullsend",
+        "app.kubernetes.io/component": {"plan": "planner", "send": "sender"}[kind],
+        "app.kubernetes.io/managed-by": "fullsend-operator",
+        LABEL_CAMPAIGN: owner.name,
+        LABEL_UID: owner.uid,
+        LABEL_KIND: kind,
+        LABEL_NUMBER: str(number),
+    }
+
+
+def _job(owner: Owner, labels: Mapping[str, str], needs: Needs, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(owner.name, labels[LABEL_KIND], int(labels[LABEL_NUMBER])),
+            "namespace": owner.namespace,
+            "labels": dict(labels),
+            "annotations": {NEEDS: needs.text()},
+            "ownerReferences": [owner.reference()],
+        },
+        "spec": {"ttlSecondsAfterFinished": KEPT, "podReplacementPolicy": "Failed", **spec},
+    }

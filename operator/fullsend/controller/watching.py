@@ -1,0 +1,77 @@
+"""kopf as what it is best at: watches that survive. Its handlers only say that something happened.
+
+Nothing of kopf's is left on an object: no finalizer (it would hang deletions while no operator runs), no annotation, no
+index; ``on.event`` handlers write nothing. What kopf tells may be late, doubled or lost, and is good enough: it wakes
+somebody who looks for himself, and the audit finds what it lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import kopf
+
+from fullsend.controller.names import AUDIENCES, CAMPAIGNS, JOBS, LABEL_UID, TEMPLATES, TRANSPORTS, Kind
+
+Seen = Callable[[Kind, Mapping[str, Any], bool], None]
+"""Called with the kind, the object's metadata, and whether it has gone."""
+
+WATCHED: Final = (CAMPAIGNS, JOBS, AUDIENCES, TEMPLATES, TRANSPORTS)
+JOB_SELECTOR: Final = LABEL_UID
+"""Only Jobs that have this label are sent to us, however many the cluster has."""
+
+
+def settings() -> kopf.OperatorSettings:
+    made = kopf.OperatorSettings()
+    made.posting.enabled = False
+    made.scanning.disabled = True  # the kinds are known; no right to watch CRDs or namespaces is needed
+    made.peering.standalone = True
+    made.watching.server_timeout = 300
+    made.watching.client_timeout = 310
+    made.watching.chunk_size = 500
+    made.watching.label_selectors[JOBS.group, JOBS.version, JOBS.plural] = JOB_SELECTOR
+    return made
+
+
+def registry(seen: Seen, connection: Any) -> kopf.OperatorRegistry:
+    """``connection`` is the API client's configuration; kopf goes the same way."""
+    made = kopf.OperatorRegistry()
+
+    async def log_in(**_kopf: Any) -> kopf.ConnectionInfo:
+        authorization = await connection.get_api_key_with_prefix("BearerToken", alias="authorization") or ""
+        scheme, _, token = authorization.partition(" ")
+        return kopf.ConnectionInfo(
+            server=connection.host,
+            ca_path=connection.ssl_ca_cert,
+            insecure=not connection.verify_ssl,
+            scheme=scheme.capitalize() or None,
+            token=token or None,
+            certificate_path=connection.cert_file,
+            private_key_path=connection.key_file,
+        )
+
+    kopf.on.login(registry=made)(log_in)
+    for kind in WATCHED:
+        kopf.on.event(kind.group, kind.version, kind.plural, registry=made, id=f"wake-{kind.plural}")(
+            _waker(kind, seen)
+        )
+    return made
+
+
+def _waker(kind: Kind, seen: Seen) -> Callable[..., Any]:
+    async def wake(event: Mapping[str, Any], **_kopf: Any) -> None:
+        seen(kind, event["object"]["metadata"], event["type"] == "DELETED")
+
+    return wake
+
+
+async def watch(made: kopf.OperatorRegistry, namespaces: Sequence[str]) -> None:
+    """Returns when the process was told to stop, or when kopf can't go on: either way the process must end."""
+    await kopf.operator(
+        registry=made,
+        settings=settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
+    )
