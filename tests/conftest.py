@@ -37,7 +37,7 @@ _numbers = itertools.count(1)
 
 
 def pytest_configure() -> None:
-    """A run that is terminated (``timeout``, a CI job's end) cleans up like one that is interrupted: no server stays."""
+    """A run that is terminated (``timeout``, a CI job) cleans up like one that is interrupted: no server stays."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
