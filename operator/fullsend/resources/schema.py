@@ -70,6 +70,9 @@ def _plain(schema: Any, definitions: dict[str, Any]) -> Any:
             plain[key] = value
         else:
             plain[key] = _plain(value, definitions)
-    if plain.get("default") == {} and not any("default" in field for field in plain.get("properties", {}).values()):
-        del plain["default"]
+    if plain.get("default") == {}:  # written out: the API server judges a default by the rules before it fills it in
+        fields = plain.get("properties", {})
+        plain["default"] = {name: field["default"] for name, field in fields.items() if "default" in field}
+        if not plain["default"]:
+            del plain["default"]
     return plain
