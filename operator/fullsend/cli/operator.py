@@ -60,6 +60,7 @@ async def operator(
     from fullsend.controller.operator import Operator, Settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)  # it has a line for every event of every object
     settings = Settings(
         dsn=_dsn(database),
         image=image,

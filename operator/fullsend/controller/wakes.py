@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
@@ -41,11 +42,9 @@ class Bell:
 
     async def wait(self, seconds: float) -> frozenset[Cause]:
         """Everything that rang since the last wait, or TIMER alone."""
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._rung.wait(), max(0.0, seconds))
-        except TimeoutError:
-            return frozenset({Cause.TIMER})
-        causes = frozenset(self._causes)
+        causes = frozenset(self._causes or {Cause.TIMER})
         self._causes.clear()
         self._rung.clear()
         return causes
