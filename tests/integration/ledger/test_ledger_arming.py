@@ -53,6 +53,36 @@ async def test_unsubscribing_from_a_list_stops_a_campaign_already_planned_from_i
     assert (await world.armed(ledger, session, rows)).suppressed == {1}
 
 
+@pytest.mark.parametrize(
+    ("on_the_other", "also_refuses_the_other", "stops"),
+    [
+        (MemberStatus.CONFIRMED, False, False),
+        (MemberStatus.UNCONFIRMED, False, True),  # it asks for a confirmation that never came
+        (MemberStatus.CONFIRMED, True, True),
+        (None, False, True),
+    ],
+)
+async def test_a_no_to_one_list_leaves_a_yes_to_another_of_the_campaigns_lists(
+    ledger: Database, on_the_other: MemberStatus | None, also_refuses_the_other: bool, stops: bool
+) -> None:
+    """Judged over all of a person's lists, never over one row: when the plan is sealed and when the row is armed."""
+    who = world.identity(1)
+    for name in ("news", "offers"):
+        await lists.create_list(ledger, "ns", name, double_opt_in=name == "offers")
+    await lists.import_members(ledger, "ns", "news", [NewMember(who, "user1@example.com")])
+    if on_the_other is not None:
+        await lists.import_members(ledger, "ns", "offers", [NewMember(who, "user1@example.com", status=on_the_other)])
+    early = await world.sealed(ledger, 1, key="early", lists=["news", "offers"])
+    session = await world.opened(ledger, early)
+    rows = await world.claimed(ledger, session, 1)
+    await lists.set_status(ledger, "ns", "news", who, MemberStatus.UNSUBSCRIBED, "one-click")
+    if also_refuses_the_other:
+        await suppressions.add(ledger, Target(Scope.LIST, "ns", "offers"), [NewSuppression(who, None, "complaint")])
+    late = await world.sealed(ledger, 1, key="late", lists=["news", "offers"])
+    assert (await world.armed(ledger, session, rows)).suppressed == ({1} if stops else set())
+    assert await world.counts(ledger, late) == {S.SUPPRESSED if stops else S.PENDING: 1}
+
+
 async def test_a_refused_mailbox_is_suppressed_for_the_tenant_and_reopening_lifts_only_that(ledger: Database) -> None:
     campaign = await world.sealed(ledger, 1)
     session = await world.opened(ledger, campaign)

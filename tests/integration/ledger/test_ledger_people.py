@@ -58,7 +58,7 @@ async def test_an_import_never_takes_back_what_a_person_said(ledger: Database) -
     assert await lists.import_members(ledger, "ns", "news", again) == lists.Imported(0, 1)
     found = {m.identity_hash: (m.status, m.evidence) async for m in lists.list_members(ledger, "ns", "news")}
     assert found == {one: (MemberStatus.UNSUBSCRIBED, "link"), two: (MemberStatus.UNCONFIRMED, "")}
-    assert [s.reason async for s in suppressions.list_suppressions(ledger, "ns")] == ["unsubscribed"]
+    assert [s.reason async for s in suppressions.list_suppressions(ledger, "ns")] == ["Unsubscribed"]
     assert await lists.set_status(ledger, "ns", "news", one, MemberStatus.CONFIRMED, "asked again")
     assert [s async for s in suppressions.list_suppressions(ledger, "ns")] == []
     with pytest.raises(InvalidInput, match="no list other"):
@@ -68,11 +68,11 @@ async def test_an_import_never_takes_back_what_a_person_said(ledger: Database) -
 async def test_lifting_one_reason_lifts_no_other(ledger: Database) -> None:
     who = world.identity(1)
     target = Target(Scope.TENANT, "ns")
-    entries = [NewSuppression(who, "one@example.com", reason) for reason in ("unsubscribed", "mailbox-refused")]
+    entries = [NewSuppression(who, "one@example.com", reason) for reason in ("Unsubscribed", "MailboxRefused")]
     assert await suppressions.add(ledger, target, entries) == 2
     assert await suppressions.add(ledger, target, entries) == 0
-    assert await suppressions.remove(ledger, target, who, reason="mailbox-refused") == 1
-    assert [s.reason async for s in suppressions.list_suppressions(ledger, "ns")] == ["unsubscribed"]
+    assert await suppressions.remove(ledger, target, who, reason="MailboxRefused") == 1
+    assert [s.reason async for s in suppressions.list_suppressions(ledger, "ns")] == ["Unsubscribed"]
     assert [s async for s in suppressions.list_suppressions(ledger, "other")] == []
     await suppressions.add(ledger, Target.installation(), [NewSuppression(who, None, "complaint")])
     assert [s.scope async for s in suppressions.list_suppressions(ledger, "other")] == [Scope.INSTALLATION]

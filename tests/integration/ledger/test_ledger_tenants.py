@@ -128,7 +128,7 @@ async def test_a_tenant_cannot_plant_rows_for_another(worlds: Worlds) -> None:
         "INSERT INTO fullsend.reopen_request (campaign_id, id, tenant_id, states)"
         f" VALUES ({theirs}, 'x', {blue}, '{{}}')",
         "INSERT INTO fullsend.suppression (scope, tenant_id, list_id, identity_hash, reason) VALUES"
-        f" ('list', {blue}, {their_list}, decode(repeat('00', 16), 'hex'), 'mailbox-refused')",
+        f" ('list', {blue}, {their_list}, decode(repeat('00', 16), 'hex'), 'MailboxRefused')",
         "INSERT INTO fullsend.suppression (scope, tenant_id, identity_hash, reason) VALUES"
         f" ('tenant', {red}, decode(repeat('00', 16), 'hex'), 'manual')",
         "INSERT INTO fullsend.suppression (scope, identity_hash, reason) VALUES"

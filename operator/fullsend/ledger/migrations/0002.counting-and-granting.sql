@@ -183,3 +183,18 @@ REVOKE EXECUTE ON FUNCTION fullsend.rates_of(bigint) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, bigint) FROM PUBLIC;
 
 REVOKE EXECUTE ON FUNCTION fullsend.return_tokens(bigint) FROM PUBLIC;
+
+-- A no to one list does not take back a yes to another that the campaign is for as well: the person is judged over all of
+-- the campaign's lists. A list's own suppression counts unless there is another of them through which they may be mailed.
+CREATE FUNCTION fullsend.welcome_through_another_list(p_identity bytea, p_refusing bigint, p_lists bigint[])
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM fullsend.member AS m JOIN fullsend.list AS l ON l.id = m.list_id
+        WHERE m.identity_hash = p_identity AND m.list_id = ANY (p_lists) AND m.list_id <> p_refusing
+            AND (m.status = 'confirmed' OR (m.status = 'unconfirmed' AND NOT l.double_opt_in))
+            AND NOT EXISTS (
+                SELECT FROM fullsend.suppression AS s
+                WHERE s.identity_hash = p_identity AND s.scope = 'list' AND s.list_id = m.list_id
+            )
+    )
+$$;

@@ -75,9 +75,9 @@ ALTER TABLE fullsend.suppression ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON fullsend.suppression FOR SELECT
     USING (scope = 'installation' OR tenant_id = (SELECT fullsend.current_tenant_id()));
 CREATE POLICY add_refused ON fullsend.suppression FOR INSERT WITH CHECK (
-    tenant_id = (SELECT fullsend.current_tenant_id()) AND scope = 'tenant' AND reason = 'mailbox-refused');
+    tenant_id = (SELECT fullsend.current_tenant_id()) AND scope = 'tenant' AND reason = 'MailboxRefused');
 CREATE POLICY lift_refused ON fullsend.suppression FOR DELETE
-    USING (tenant_id = (SELECT fullsend.current_tenant_id()) AND scope = 'tenant' AND reason = 'mailbox-refused');
+    USING (tenant_id = (SELECT fullsend.current_tenant_id()) AND scope = 'tenant' AND reason = 'MailboxRefused');
 
 -- Reached through functions only: no policy, no rows.
 ALTER TABLE fullsend.bucket ENABLE ROW LEVEL SECURITY;

@@ -71,7 +71,7 @@ WITH request AS MATERIALIZED (
     DELETE FROM fullsend.suppression AS s USING moved AS m
     JOIN fullsend.recipient AS r ON r.campaign_id = %(campaign)s AND r.seq = m.seq
     WHERE m.was = 'rejected' AND s.identity_hash = r.identity_hash AND s.scope = 'tenant'
-        AND s.tenant_id = %(tenant)s AND s.reason = 'mailbox-refused'
+        AND s.tenant_id = %(tenant)s AND s.reason = 'MailboxRefused'
 ), sums AS MATERIALIZED (
     SELECT count(*) AS n, max(m.seq) AS last,
         fullsend.count_moves(%(campaign)s, 0, %(tenant)s, array_agg(m.was), array_agg(m.state), 0)

@@ -9,7 +9,9 @@ WITH open AS MATERIALIZED (
         SELECT min(x.reason) FROM fullsend.suppression AS x
         WHERE x.identity_hash = substr(%(hashes)s::bytea, (w.place * 16 - 15)::integer, 16)
             AND (x.scope = 'installation' OR (x.scope = 'tenant' AND x.tenant_id = %(tenant)s)
-                OR (x.scope = 'list' AND x.list_id = ANY ((SELECT o.list_ids FROM open AS o)::bigint[])))
+                OR (x.scope = 'list' AND x.list_id = ANY ((SELECT o.list_ids FROM open AS o)::bigint[])
+                    AND NOT fullsend.welcome_through_another_list(
+                        x.identity_hash, x.list_id, (SELECT o.list_ids FROM open AS o))))
     ) AS refusal
     FROM unnest(%(seqs)s::bigint[]) WITH ORDINALITY AS w (seq, place)
 ), mine AS MATERIALIZED (
@@ -114,7 +116,7 @@ WITH me AS MATERIALIZED (
     RETURNING d.seq, d.state, j.was, j.feed
 ), fed AS (
     INSERT INTO fullsend.suppression (scope, tenant_id, identity_hash, address, reason, source)
-    SELECT 'tenant', %(tenant)s, r.identity_hash, r.address, 'mailbox-refused', 'campaign:' || r.campaign_id
+    SELECT 'tenant', %(tenant)s, r.identity_hash, r.address, 'MailboxRefused', 'campaign:' || r.campaign_id
     FROM moved AS m JOIN fullsend.recipient AS r ON r.campaign_id = %(campaign)s AND r.seq = m.seq
     WHERE m.feed AND m.state = 'rejected' ORDER BY r.identity_hash
     ON CONFLICT DO NOTHING

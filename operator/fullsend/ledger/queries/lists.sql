@@ -39,7 +39,7 @@ RETURNING (xmax = 0) AS inserted;
 -- suppress_unsubscribed --
 -- Who is unsubscribed from a list is suppressed for it, so that arming honours it too
 INSERT INTO fullsend.suppression (scope, tenant_id, list_id, identity_hash, address, reason, source)
-SELECT 'list', l.tenant_id, l.id, m.identity_hash, m.address, 'unsubscribed', 'list'
+SELECT 'list', l.tenant_id, l.id, m.identity_hash, m.address, 'Unsubscribed', 'list'
 FROM fullsend.member AS m JOIN fullsend.list AS l ON l.id = m.list_id
 JOIN fullsend.tenant AS t ON t.id = l.tenant_id
 WHERE t.name = %(tenant)s AND l.name = %(list)s AND m.status = 'unsubscribed'
@@ -51,7 +51,7 @@ ON CONFLICT DO NOTHING;
 -- Consent given again lifts the list's own suppression for having unsubscribed, and no other
 DELETE FROM fullsend.suppression AS s USING fullsend.list AS l JOIN fullsend.tenant AS t ON t.id = l.tenant_id
 WHERE t.name = %(tenant)s AND l.name = %(list)s AND s.list_id = l.id AND s.scope = 'list'
-    AND s.identity_hash = %(identity)s AND s.reason = 'unsubscribed';
+    AND s.identity_hash = %(identity)s AND s.reason = 'Unsubscribed';
 
 -- set_member_status --
 -- What a person said last, with the evidence of it

@@ -64,9 +64,9 @@ RETURNING generation;
 WITH input AS MATERIALIZED (
     SELECT i.*, bool_or(i.state = 'suppressed') OVER same AS refused, row_number() OVER same AS copy
     FROM unnest(
-        %(addresses)s::text[], %(hashes)s::bytea[], %(domains)s::text[], %(variables)s::text[], %(tokens)s::text[],
-        %(sources)s::text[], %(source_rows)s::bigint[], %(statuses)s::text[], %(states)s::fullsend.delivery_state[],
-        %(reasons)s::text[]
+        %(addresses)b::text[], %(hashes)b::bytea[], %(domains)b::text[], %(variables)b::text[], %(tokens)b::text[],
+        %(sources)b::text[], %(source_rows)s::bigint[], %(statuses)b::text[], %(states)s::fullsend.delivery_state[],
+        %(reasons)b::text[]
     ) WITH ORDINALITY AS i (
         address, identity_hash, domain, variables, token, source, source_row, source_status, state, reason, place)
     WINDOW same AS (PARTITION BY i.identity_hash ORDER BY i.place
@@ -127,7 +127,8 @@ WITH refused AS (
     JOIN fullsend.campaign AS c ON c.id = r.campaign_id
     WHERE r.campaign_id = %(campaign)s AND r.seq > %(after)s AND r.seq <= %(upto)s AND r.eligible
         AND (s.scope = 'installation' OR (s.scope = 'tenant' AND s.tenant_id = c.tenant_id)
-            OR (s.scope = 'list' AND s.list_id = ANY (c.list_ids)))
+            OR (s.scope = 'list' AND s.list_id = ANY (c.list_ids)
+                AND NOT fullsend.welcome_through_another_list(r.identity_hash, s.list_id, c.list_ids)))
     GROUP BY r.seq
 ), moved AS (
     UPDATE fullsend.delivery AS d SET state = 'suppressed', reason = f.reason, updated_at = clock_timestamp()
