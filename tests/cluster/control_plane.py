@@ -299,7 +299,7 @@ class ControlPlane:
         }
         if self._with_pods:
             missing = [f"--missing-image={image}" for image in self._missing_images]
-            runner = [
+            runner: list[str | Path] = [
                 sys.executable,
                 HERE / "pod_runner.py",
                 f"--kubeconfig={self.admin}",
