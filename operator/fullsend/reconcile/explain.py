@@ -46,10 +46,10 @@ def explain(situation: Situation, desired: Desired, observed: Observed) -> tuple
             pass
     if view is None:  # every situation below is about a campaign in the ledger
         return situation.value, ""
-    return _of_campaign(situation, desired, view)
+    return _of_campaign(situation, desired, observed, view)
 
 
-def _of_campaign(situation: Situation, desired: Desired, view: LedgerView) -> tuple[str, str]:
+def _of_campaign(situation: Situation, desired: Desired, observed: Observed, view: LedgerView) -> tuple[str, str]:
     counts = view.counts
     match situation:
         case Situation.COMPLETE:
@@ -63,8 +63,7 @@ def _of_campaign(situation: Situation, desired: Desired, view: LedgerView) -> tu
         case Situation.PLANNING:
             return "Planning", "the audience is being read into the ledger; nothing is sent before it is complete"
         case Situation.PLAN_STALLED:
-            plan = view.plan
-            why = plan.message if plan is not None and plan.message else "the plan job ended before it could say why"
+            why = _plan_failure(observed, view)
             return "PlanFailed", f"the audience cannot be planned and is tried again by itself: {why}"
         case Situation.NEVER_PLANNED:
             return "NeverPlanned", "schedule.deadline has passed and the audience could not be read"
@@ -105,6 +104,16 @@ def _of_campaign(situation: Situation, desired: Desired, view: LedgerView) -> tu
             return situation.value, ""
         case _:
             assert_never(situation)
+
+
+def _plan_failure(observed: Observed, view: LedgerView) -> str:
+    """What the plan said of itself, or its job of a plan that could not."""
+    if view.plan is not None and view.plan.message:
+        return view.plan.message
+    said = [job for job in observed.jobs if job.kind == "plan" and job.ended_reason]
+    if not said:
+        return "the plan job ended before it could say why"
+    return max(said, key=lambda job: job.wave).ended_reason
 
 
 def _went_back(observed: Observed) -> str:

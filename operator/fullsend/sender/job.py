@@ -6,6 +6,7 @@ DSN, so that no secret is ever in an argument or in the environment.
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Self
@@ -33,7 +34,7 @@ class SenderJob(BaseModel):
             dsn_file=mounts / "ledger" / "dsn",
             campaign=campaign,
             wave=wave,
-            holder=socket.gethostname(),
+            holder=os.environ.get("HOSTNAME") or socket.gethostname(),
             secrets_dir=mounts / "secrets",
         )
 
