@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -25,7 +26,8 @@ from fullsend.controller.status import read_status, status_patch, worth_writing
 from fullsend.controller.tenant_secret import TenantSecrets
 from fullsend.controller.wakes import Cause
 from fullsend.errors import LedgerError
-from fullsend.ledger.view import LedgerView
+from fullsend.ledger import campaigns
+from fullsend.ledger.view import LedgerView, Phase
 from fullsend.reconcile import actions as act
 from fullsend.reconcile.conditions import is_true
 from fullsend.reconcile.decide import Decision, decide
@@ -111,6 +113,7 @@ class ClusterCampaign:
         previous = read_status(self._object)
         jobs = await self._job_views(declaration, causes)
         view, problem = await self._ledger(keeper, declaration)
+        declaration = await self._thaw(declaration, view)
         observed = Observed(
             us=keeper.us,
             view=view,
@@ -175,6 +178,14 @@ class ClusterCampaign:
                 return view, None
         except LedgerError as error:
             return None, problem_of(error)
+
+    async def _thaw(self, declaration: Declaration, view: LedgerView | None) -> Declaration:
+        if declaration.resolved is None and view is not None and view.phase is not Phase.REGISTERED:
+            with suppress(LedgerError):  # then it is as if this were not known, until the next look
+                async with self._world.connections.quick.take() as db:
+                    content = await campaigns.content(db, view.campaign)
+                self._declaration = declaration = declaration.thawed(content, view.fingerprint)
+        return declaration
 
     async def _is_gone(self, cluster: str, uid: str) -> bool:
         """Whether the owner is an object of this very cluster that is no longer there: nobody renews its lease."""
@@ -342,10 +353,10 @@ class ClusterCampaign:
 
     async def _is_spent(self, declaration: Declaration, status: CampaignStatus, now: datetime) -> bool:
         """``spec.ttlSecondsAfterFinished``: the object goes, what the ledger knows stays."""
-        end = status.completion_time
-        if declaration.ttl is None or end is None or not is_true(status, "Finished"):
+        end, ttl = status.completion_time, declaration.spec.ttl_seconds_after_finished
+        if ttl is None or end is None or not is_true(status, "Finished"):
             return False
-        if now - end < timedelta(seconds=declaration.ttl):
+        if now - end < timedelta(seconds=ttl):
             return False
         await self._cluster.delete(CAMPAIGNS, self.owner.namespace, self.owner.name, uid=self.owner.uid)
         return True

@@ -7,21 +7,22 @@ ConfigMaps are not read: their keys are mounted where they are needed (invariant
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from fullsend.controller.api import Cluster, Object
 from fullsend.controller.jobs import Owner
 from fullsend.controller.names import AUDIENCES, GROUP, SUSPEND, TEMPLATES, TRANSPORTS, VERSION, Kind
 from fullsend.errors import InvalidInput, Problem
-from fullsend.reconcile.control import desired_from, desired_unresolved
+from fullsend.reconcile.control import desired_from, desired_unresolved, retry_control
 from fullsend.reconcile.observed import Desired
 from fullsend.resources.campaign import CampaignSpec
 from fullsend.resources.documents import Document
+from fullsend.resources.fingerprint import content_from_json
 from fullsend.resources.load import assemble
-from fullsend.resources.manifests import Resource
-from fullsend.resources.resolve import ResolvedCampaign, resolve
+from fullsend.resources.manifests import Manifests, Resource
+from fullsend.resources.resolve import NamedTransport, ResolvedCampaign, resolve
 from fullsend.shell.keeper import Declared
 
 _KINDS: Final = {"Audience": AUDIENCES, "MailTemplate": TEMPLATES, "MailTransport": TRANSPORTS}
@@ -41,13 +42,46 @@ class Declaration:
     desired: Desired
     resolved: ResolvedCampaign | None
     references: frozenset[Reference]
-    ttl: int | None
+    spec: CampaignSpec
+    transport: NamedTransport | None
+    usable: bool  # the campaign by itself, whatever became of what it names
+    emergency_stop: bool
+    frozen: Declared | None = None  # see ``thawed``
 
     def declared(self) -> Declared:
-        control = self.desired.control
-        if self.resolved is None or control is None:
+        if self.frozen is not None:
+            return self.frozen
+        if self.resolved is None:
             return Declared()
-        return Declared.of(self.resolved, control.retry)
+        return Declared.of(self.resolved, retry_control(self.spec.retry))
+
+    def thawed(self, content: Mapping[str, Any], fingerprint: str) -> Declaration:
+        """The same, with what the seal has frozen in place of what can't be resolved any more: once a plan is sealed,
+        nobody needs its Audience or MailTemplate. Itself where that doesn't help."""
+        if self.resolved is not None or self.transport is None or not self.usable:
+            return self
+        try:
+            held = content_from_json(content)
+        except InvalidInput:
+            return self
+        resolved = ResolvedCampaign(
+            namespace=self.owner.namespace,
+            name=self.owner.name,
+            ledger_key=self.key,
+            spec=self.spec,
+            message=held.message,
+            audiences=held.audiences,
+            excludes=held.excludes,
+            exclude_campaigns=held.exclude_campaigns,
+            transport=self.transport,
+            base_dir=None,
+        )
+        return replace(
+            self,
+            resolved=resolved,
+            desired=desired_from(resolved, generation=self.generation, emergency_stop=self.emergency_stop),
+            frozen=Declared(content, fingerprint, retry_control(self.spec.retry)),
+        )
 
 
 async def read_declaration(cluster: Cluster, campaign: Object) -> Declaration:
@@ -80,7 +114,7 @@ def declaration_of(campaign: Object, named: Iterable[Object]) -> Declaration:
     if resource is None:
         partial = manifests.broken.get(("Campaign", namespace, name))
         resource = cast("Resource[CampaignSpec] | None", partial)
-    spec = resource.spec if resource is not None else CampaignSpec.model_construct()
+    spec = resource.spec if resource is not None else CampaignSpec.model_construct(transport_ref=None)
     generation = int(metadata.get("generation", 1))
     stop = (metadata.get("annotations") or {}).get(SUSPEND) == "true"
     resolved: ResolvedCampaign | None = None
@@ -101,8 +135,18 @@ def declaration_of(campaign: Object, named: Iterable[Object]) -> Declaration:
         desired=desired,
         resolved=resolved,
         references=references_of(campaign),
-        ttl=spec.ttl_seconds_after_finished,
+        spec=spec,
+        transport=_transport(manifests, namespace, spec),
+        usable=resource is not None and not broken,
+        emergency_stop=stop,
     )
+
+
+def _transport(manifests: Manifests, namespace: str, spec: CampaignSpec) -> NamedTransport | None:
+    if spec.transport_ref is None:  # of a campaign that can't be read
+        return None
+    found = manifests.transports.get((namespace, spec.transport_ref.name))
+    return NamedTransport(found.name, found.spec) if found is not None else None
 
 
 def _typed(item: Object) -> Object:

@@ -63,3 +63,19 @@ def test_whatever_somebody_wrote_its_references_can_be_told() -> None:
     odd: dict[str, Any] = {"spec": {"audiences": ["x", {"name": "a"}], "exclude": [3], "transportRef": "r"}}
     assert references_of(odd) == {("Audience", "a")}
     assert references_of({"spec": None}) == frozenset()
+
+
+def test_once_a_plan_is_sealed_its_audience_may_go() -> None:
+    whole = declared().declared()
+    assert whole.content is not None
+    left = declared(transport()).thawed(whole.content, whole.fingerprint)
+    assert left.resolved is not None
+    assert left.desired.problems == ()
+    assert left.desired.control == declared().desired.control
+    assert left.declared().fingerprint == whole.fingerprint
+
+
+def test_without_its_transport_nothing_can_be_sent() -> None:
+    whole = declared().declared()
+    assert whole.content is not None
+    assert declared(audience()).thawed(whole.content, whole.fingerprint).resolved is None
