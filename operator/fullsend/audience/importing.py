@@ -161,7 +161,8 @@ async def _ensure_list(db: Database, tenant: str, name: str, double_opt_in: bool
     if found is None:
         if double_opt_in is None:
             what = f"there is no list {name} in the namespace {tenant}"
-            raise InvalidInput([Problem("list", what, "say whether it is single or double opt-in to make it")])
+            how = "to make it, say what makes a member eligible: --opt-in single or double"
+            raise InvalidInput([Problem("list", what, how)])
         await lists.create_list(db, tenant, name, double_opt_in=double_opt_in)
     elif double_opt_in is not None and found.double_opt_in != double_opt_in:
         kind = "double" if found.double_opt_in else "single"

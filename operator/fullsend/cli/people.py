@@ -32,10 +32,11 @@ from fullsend.cli.options import (
 )
 from fullsend.cli.render import time
 from fullsend.errors import InvalidInput, Problem
-from fullsend.ledger import erasure, suppressions
+from fullsend.ledger import campaigns, erasure, suppressions
 from fullsend.ledger.database import Database
 from fullsend.ledger.identity_hash import hash_identity, installation
 from fullsend.ledger.suppressions import NewSuppression, Scope, Target
+from fullsend.ledger.view import Phase
 from fullsend.local.mounts import LocalMounts
 
 ERASED = "erased"
@@ -118,6 +119,11 @@ async def audit(campaign: str, base_dir: Path, top_up: bool, namespace: str, whe
         seen = await audit_plan(db, found, tenant=namespace, mounts=files)
         _tell(asdict(seen), output)
         if top_up:
+            view = await campaigns.observe(db, found, session_lease_seconds=60.0)
+            if view.phase is not Phase.SENDING:
+                what = f"is {view.phase}; only a campaign that is sending or suspended is topped up"
+                how = f"mail who came later with another campaign that excludes this one (ledgerKey: {campaign})"
+                raise InvalidInput([Problem(f"{namespace}/{campaign}", what, how)])
             plan = await top_up_plan(db, found, tenant=namespace, mounts=files)
             click.echo(f"{plan.inserted} added to the plan; run the campaign again to send to them", err=True)
 

@@ -61,8 +61,11 @@ async def export(db: Database, tenant: str | None, identity_hash: bytes) -> dict
 
 
 def _without(value: Any, named: re.Pattern[str]) -> Any:
-    """The document with the address replaced wherever a string names it."""
+    """The document with the address replaced wherever a string names it, and what an inline audience says of that
+    person (their variables, their number elsewhere) gone with it."""
     match value:
+        case {"email": str(address)} if named.fullmatch(address.strip()):
+            return {"email": _ERASED}
         case str():
             return named.sub(_ERASED, value)
         case list():

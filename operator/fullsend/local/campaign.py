@@ -73,6 +73,8 @@ class LocalCampaign:
         self._conflict: tuple[str, ...] = ()
         self._plans_before: int | None = None  # plan generations that earlier runs came to
         self._samples: deque[Sample] = deque(maxlen=4)
+        self.excluded: tuple[LocalCampaign, ...] = ()  # of this run, and planned before this one
+        self.ended = False  # for this run, whatever came of it
         self.campaign: CampaignId | None = None
         self.view: LedgerView | None = None
         self.status = self._stored_status()
@@ -115,6 +117,11 @@ class LocalCampaign:
     def quiet(self) -> bool:
         """Nobody sends for this campaign any more."""
         return not (any(job.alive for job in self.jobs.all) or (self.view is not None and self.view.sessions))
+
+    @property
+    def planned(self) -> bool:
+        """It has a sealed plan, or has ended without."""
+        return self.view is not None and self.view.phase is not Phase.REGISTERED
 
     @property
     def ready_message(self) -> str:
@@ -297,6 +304,8 @@ class LocalCampaign:
         name = f"plan-{attempt}"
         if any(job.name == name and job.alive for job in self.jobs.all):
             return
+        if any(not other.ended and not other.planned for other in self.excluded):
+            return  # asked again at the next look, by when there may be a plan to exclude
         await self.jobs.start(
             name,
             "plan",

@@ -55,6 +55,7 @@ class Runner:
         self.campaigns = campaigns
         self._shown = shown
         self._interrupted = asyncio.Event()
+        _excluded_first(campaigns)
 
     def interrupt(self) -> None:
         self._interrupted.set()
@@ -84,6 +85,7 @@ class Runner:
                 elif (ending := ending_of(campaign, decision.situation, foreign_for)) is None:
                     await self._sleep(campaign, decision.look_again)
         finally:
+            campaign.ended = True
             campaign.jobs.terminate()
             await campaign.jobs.wait(DRAIN_SECONDS)
             await self._let_go(campaign)
@@ -103,6 +105,27 @@ class Runner:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
+
+
+def _excluded_first(campaigns: Sequence[LocalCampaign]) -> None:
+    """A campaign that excludes the recipients of another one of this run is planned after it. Of those that exclude
+    each other neither waits; the first plan then says what is wrong."""
+    by_key = {(each.resolved.namespace, each.resolved.ledger_key): each for each in campaigns}
+    for campaign in campaigns:
+        keys = ((campaign.resolved.namespace, key) for key in campaign.resolved.exclude_campaigns)
+        others = tuple(by_key[key] for key in keys if key in by_key)
+        campaign.excluded = tuple(each for each in others if campaign not in _reached(each))
+
+
+def _reached(start: LocalCampaign) -> set[LocalCampaign]:
+    seen: set[LocalCampaign] = set()
+    ahead = [start]
+    while ahead:
+        campaign = ahead.pop()
+        if campaign not in seen:
+            seen.add(campaign)
+            ahead.extend(campaign.excluded)
+    return seen
 
 
 def _interrupted(campaign: LocalCampaign) -> Ending:
