@@ -10,10 +10,10 @@ ARGS ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench lock clean
+.PHONY: help setup demo test check format docs bench lock clean cluster cluster-stop cluster-programs
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: .setup-dev ## make .venv with everything the other targets use; .venv/bin/fullsend is the command
 	@echo "ready: .venv/bin/fullsend"
@@ -21,7 +21,8 @@ setup: .setup-dev ## make .venv with everything the other targets use; .venv/bin
 demo: .setup-local ## send a campaign on this machine: embedded PostgreSQL, our own mail sink, no cluster
 	.venv/bin/fullsend demo $(ARGS)
 
-test: .setup-dev ## run the tests
+# A whole run wants a control plane; a chosen few tests use one that is there already.
+test: .setup-dev $(if $(ARGS),,.cluster-programs) ## run the tests (the first time: 7 minutes more, to build a control plane)
 	$(PYTHON) -m pytest $(ARGS)
 
 check: .setup-dev ## lint, format check, types, import contracts
@@ -40,6 +41,15 @@ docs: .setup-dev ## write what comes from the code: pages of docs/, and crds/
 	$(PYTHON) tools/generate_docs.py
 	$(PYTHON) tools/generate_crds.py
 
+cluster: .setup-dev ## leave a Kubernetes control plane running, with crds/ in it and pods as local processes
+	$(PYTHON) tests/cluster/control_plane.py start
+
+cluster-stop: .setup-dev ## end it
+	$(PYTHON) tests/cluster/control_plane.py stop
+
+cluster-programs: .setup-dev ## build etcd, the API server and the like from pinned Go modules, once for this machine
+	$(PYTHON) tests/cluster/binaries.py
+
 bench: .setup-dev ## run the benchmarks
 	@set -e; for bench in bench/*.py; do echo "== $$bench"; $(PYTHON) $$bench $(ARGS); done
 
@@ -52,10 +62,14 @@ lock: .setup-dev ## refresh requirements/*.txt from pyproject.toml (ARGS=--upgra
 	$(COMPILE) --extra local --group dev -c requirements/local.txt -o requirements/dev.txt
 
 clean: ## remove what the other targets left in this clone (the package cache stays)
+	if [ -f .fullsend/cluster.pid ]; then $(PYTHON) tests/cluster/control_plane.py stop; fi
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fullsend demo-out build dist
 	find operator tests tools bench -name __pycache__ -type d -prune -exec rm -rf {} +
 	if [ -f .venv/fullsend-setup ]; then rm -rf .venv; fi
 
-.PHONY: .setup-local .setup-dev
+.PHONY: .setup-local .setup-dev .cluster-programs
+.cluster-programs: .setup-dev
+	@$(PYTHON) tests/cluster/binaries.py --if-possible >/dev/null
+
 .setup-local .setup-dev: .setup-%:
 	@$(PYTHON3) tools/setup_venv.py $* >/dev/null

@@ -98,7 +98,12 @@ def build() -> Path:
         say(f"building a Kubernetes control plane into {entry}: once for this machine, 7 minutes or more")
         shutil.rmtree(entry, ignore_errors=True)
         entry.mkdir(parents=True)
-        fixed = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+        fixed = {
+            "CGO_ENABLED": "0",
+            "GOTOOLCHAIN": "local",
+            "GOFLAGS": "-mod=readonly -buildvcs=false",
+            "GOWORK": "off",
+        }
         environment = {**os.environ, **environment, **fixed}
         for name, package in PROGRAMS.items():
             begun = time.monotonic()

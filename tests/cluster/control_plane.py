@@ -400,6 +400,7 @@ def stop(folder: Path) -> int:
     while _owner(folder) is not None:
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
+    (folder.parent / f"{folder.name}.pid").unlink(missing_ok=True)
     return 0
 
 

@@ -1,9 +1,9 @@
 """The rules across fields, in CEL: what the API server can judge by itself before anybody reconciles.
 
-Each model's ``rules`` has them too, in the same words, and more: what needs a parser, or other objects. Invariants: the
-API server never refuses what the models accept; and a rule that spoils an object when it is tightened later is a
-transition rule, or belongs to a part that an unrelated write leaves as it was (the API server then lets it pass). A
-rule of a whole object that were neither would block status writes and the removal of finalizers.
+Each model's ``rules`` has them too, in the same words, and more: what needs a parser, or other objects. Invariants: no
+rule refuses what the models accept; and a rule of a whole object is a transition rule, for any other would, tightened
+later, block its status writes and the removal of its finalizers. A rule of a part lets pass what a write leaves as it
+was.
 """
 
 from __future__ import annotations

@@ -57,6 +57,8 @@ FeedbackId = Annotated[
     str, matching(r"^[-A-Za-z0-9._]*(:[-A-Za-z0-9._]*){0,3}$", "is not up to four words with colons between", 127)
 ]
 Body = Annotated[str, StringConstraints(max_length=BODY_LIMIT)]
+BASE64 = r"^[A-Za-z0-9+/\s]*={0,2}\s*$"
+"""For the API server, whose `format: byte` would refuse the line breaks that `base64` writes."""
 
 
 class Mailbox(Model):
@@ -72,7 +74,7 @@ class Attachment(Model):
     name: FileName = Field(description="File name shown to the reader, without a folder.")
     content_type: MediaType = Field(description="Media type, such as `application/pdf` or `image/png`.")
     data: Annotated[str, StringConstraints(max_length=1_048_576)] | None = Field(
-        default=None, description="The content, in base64.", json_schema_extra={"format": "byte"}
+        default=None, description="The content, in base64.", json_schema_extra={"pattern": BASE64}
     )
     config_map_key_ref: ConfigMapKeyRef | None = Field(
         default=None, description="The key of a ConfigMap (`data` or `binaryData`) that holds the content."
