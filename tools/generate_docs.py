@@ -41,8 +41,8 @@ def resources() -> Iterator[str]:
     yield MADE
     yield "# Resources"
     yield ""
-    yield "Everything in `fullsend.dev/v1alpha1`. Required fields are **bold**. Durations are such as `90s`, `15m`, `72h`"
-    yield "or `7d`; shares are such as `5%` or `0.3%`."
+    yield "Everything in `fullsend.dev/v1alpha1`. Required fields are **bold**. Durations are such as `90s`, `15m` or"
+    yield "`7d`; shares are such as `5%` or `0.3%`."
     for kind, model, part in KINDS:
         schema = structural_schema(model)
         yield ""
@@ -88,7 +88,8 @@ def conditions() -> Iterator[str]:
     yield "# Conditions of a campaign"
     yield ""
     yield "A campaign is in one situation at a time; its conditions follow from it. `kstatus` is what Flux and"
-    yield "`helm --wait` make of them. `Finished` is true on either end, so that `kubectl wait --for=condition=Finished` returns."
+    yield "`helm --wait` make of them. `Finished` is true on either end, so that"
+    yield "`kubectl wait --for=condition=Finished` returns."
     yield ""
     header, *rows = condition_table()
     yield "| " + " | ".join(header) + " |"
