@@ -3,6 +3,8 @@
 At most ``k`` rows are armed per connection: one with ``Off`` and ``Group``, two with ``Overlap``, where the next
 message's envelope travels in the same write as this one's content. The record of a message and the arming of the next
 go into one flush, so a connection waits for the ledger once a message, and never has more than ``k`` rows armed.
+Measured with 16 connections, sender, database and sink on two cores: Overlap 4,800 messages/s, Group 2,700; at 20 ms a
+round trip on a busy machine 419, 231, and 154 in lock-step (docs/decisions/arming.md).
 
     idle --work--> connected --armed--> submitting --outcome--> (record + arm next) --> submitting ...
 

@@ -149,7 +149,8 @@ class Feed:
                 self._pulse.lease.fence()
                 return
             except LedgerError as error:
-                log.warning("no rows can be claimed now: %s", error)
+                if not self._in_doubt:
+                    log.warning("no rows can be claimed now: %s", error)
                 self._in_doubt = True
             finally:
                 self._claiming = False

@@ -43,5 +43,10 @@ class Lease:
         return self._fenced
 
     @property
+    def silence(self) -> float:
+        """Seconds since a heart-beat was last confirmed."""
+        return self._clock() - self._confirmed_at
+
+    @property
     def may_start_content(self) -> bool:
-        return not self._fenced and self._clock() - self._confirmed_at < self._seconds * CONTENT_SHARE
+        return not self._fenced and self.silence < self._seconds * CONTENT_SHARE

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 BEAT = 1.0
 """Seconds between heart-beats: how fast a suspension, an edit or a halt reaches this sender."""
 
+JOIN = 1.5 * BEAT
+"""Seconds for which a sender that joins others opens no connection: until they know of it and have closed its share."""
+
 SWEEP_EVERY = 5.0
 """Seconds between looks for dead sessions, so that work goes on while nobody reconciles."""
 
@@ -56,7 +59,7 @@ class Pulse:
         self._session = opened
         self.lease = lease
         self._changed = changed
-        self._swept_at = time.monotonic()
+        self._swept_at = self._joined_at = time.monotonic()
         self.open_connections = 0
         self._steps = 0  # of the breaker, on their way to the ledger
         self._take(first)
@@ -82,34 +85,42 @@ class Pulse:
     @property
     def held_back(self) -> bool:
         """Whether the campaign is suspended, cancelled, finished or outside its window: nothing is claimed or armed."""
-        now = self.database_now()
         control = self.control
-        return (
-            control.stop
-            or control.cancel
-            or self.phase is not Phase.SENDING
-            or (control.start_at is not None and now < control.start_at)
-            or (control.deadline is not None and now >= control.deadline)
+        if control.stop or control.cancel or self.phase is not Phase.SENDING:
+            return True
+        if control.start_at is None and control.deadline is None:  # asked several times a message
+            return False
+        now = self.database_now()
+        return (control.start_at is not None and now < control.start_at) or (
+            control.deadline is not None and now >= control.deadline
         )
 
     @property
     def halted(self) -> bool:
-        return breaker.effective_state(self.breaker, self.database_now()) is BreakerState.HALTED
+        return self._breaker_state is BreakerState.HALTED
 
     @property
     def connections(self) -> int:
         """How many this sender may hold now: its share of the transport's, or of what the breaker leaves."""
+        if self._rank and time.monotonic() - self._joined_at < JOIN:
+            return 0
         allowed = self.control.relay.connections
-        cap = breaker.allowed_connections(self.breaker, self.database_now())
-        if cap is not None:
-            allowed = min(allowed, cap)
+        if self.breaker.state is not BreakerState.CLOSED:
+            cap = breaker.allowed_connections(self.breaker, self.database_now())
+            allowed = allowed if cap is None else min(allowed, cap)
         each, left = divmod(allowed, self._senders)
         return each + (1 if self._rank < left else 0)
 
     @property
     def probing(self) -> bool:
         """The breaker lets one connection try one message at a time."""
-        return breaker.effective_state(self.breaker, self.database_now()) is BreakerState.PROBING
+        return self._breaker_state is BreakerState.PROBING
+
+    @property
+    def _breaker_state(self) -> BreakerState:
+        if self.breaker.state is not BreakerState.HALTED:  # the only one that changes with time
+            return self.breaker.state
+        return breaker.effective_state(self.breaker, self.database_now())
 
     @property
     def metered(self) -> bool:
@@ -178,6 +189,8 @@ class Pulse:
 
     async def success(self) -> None:
         """A message was accepted; only worth a word to the ledger while the breaker isn't at rest."""
+        if self.breaker.state is BreakerState.CLOSED and not self.breaker.failures:
+            return
         now, policy = self.database_now(), self._policy()
         if breaker.success(self.breaker, now, policy=policy) == self.breaker:
             return

@@ -55,6 +55,10 @@ DATABASE_GRACE = 30.0
 HURRIED_GRACE = 3.0
 """The same after a second signal."""
 
+CUT_OFF_AFTER = 300.0
+"""Seconds without a heart-beat after which a sender that has nothing left to record gives up: whatever it waits for,
+its session is long over."""
+
 CROWDED = 15.0
 """Seconds for which no more connections are tried than a relay has shown to take (it refused one beside others)."""
 
@@ -68,6 +72,7 @@ class Ended(StrEnum):
     STOPPED = "Stopped"  # told to, by a signal
     HELD_BACK = "HeldBack"  # suspended, halted, cancelled or outside its window
     FENCED = "Fenced"  # declared dead by others
+    CUT_OFF = "CutOff"  # the ledger has not answered for so long that it is declared dead by now
     BROKEN = "Broken"  # by a mistake in this program; its exception is raised once all is given back
 
 
@@ -181,6 +186,8 @@ class Worker:
                 return Ended.FENCED
             if self._signals:
                 return Ended.STOPPED
+            if self._pulse.lease.silence > CUT_OFF_AFTER and not self._flusher.in_hand():
+                return Ended.CUT_OFF
             now = time.monotonic()
             if self._pulse.held_back or self._pulse.halted:
                 held_back_since = held_back_since or now

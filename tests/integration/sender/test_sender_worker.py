@@ -217,6 +217,20 @@ async def test_a_sender_whose_clock_has_jumped_past_its_lease_starts_no_content_
             await until(lambda: asyncio.sleep(0, sum(copies(sink)) > before))
 
 
+async def test_a_sender_that_the_ledger_no_longer_answers_does_not_idle_for_ever(
+    postgres_dsn: str, ledger: Database, monkeypatch: pytest.MonkeyPatch
+):
+    offset = 0.0
+    lease = Lease(60.0, lambda: time.monotonic() + offset)
+    async with MailSink() as sink:
+        here = await place(postgres_dsn, ledger, sink, 30, rates=[{"messages": 1, "seconds": 3600.0}])
+        async with here.sender(lease=lease) as sender:
+            await until(lambda: here.count(S.ACCEPTED))
+            monkeypatch.setattr(sender.worker._pulse, "beat", lambda: asyncio.sleep(0))
+            offset = 301.0
+            assert await sender.ends(5) is Ended.CUT_OFF
+
+
 async def test_connections_of_the_database_may_be_cut_at_any_time(postgres_dsn: str, ledger: Database):
     dice = random.Random(5)
     async with MailSink() as sink:
@@ -335,6 +349,22 @@ async def test_a_sender_without_a_share_of_the_connections_holds_no_rows_and_tak
             assert await second.ends() is Ended.DRAINED
         assert copies(sink) == [1] * 150
         assert sink.peak_connections == 1
+
+
+async def test_a_sender_that_joins_another_does_not_take_the_fleet_beyond_its_connections(
+    postgres_dsn: str, ledger: Database
+):
+    async with MailSink(faults=Faults(reply_delay=0.01)) as sink:
+        here = await place(postgres_dsn, ledger, sink, 600)
+        async with here.sender() as first:
+            await until(lambda: here.count(S.ACCEPTED))
+            async with here.sender() as second:
+                await until(lambda: asyncio.sleep(0, second.worker._pulse.open_connections == 2))
+                assert first.worker._pulse.open_connections == 2
+                await first.ends()
+                await second.ends()
+        assert sink.peak_connections == 4
+        assert copies(sink) == [1] * 600
 
 
 async def test_a_relay_that_takes_fewer_connections_than_offered_is_no_trouble(postgres_dsn: str, ledger: Database):
