@@ -137,7 +137,7 @@ def test_what_cannot_be_planned_says_why_and_completes_under_the_same_name_once_
         ("nul", "BadCsv", ("nul.csv", "row 2", "NUL")),
         ("no-table", "QueryFailed", ("custommer", "does not exist")),
         ("writes", "QueryWrites", ("must be a SELECT", "DELETE")),
-        ("hides-a-write", "QueryWrites", ("read-only",)),
+        ("hides-a-write", "QueryWrites", ("must only read",)),
         ("no-email", "MissingColumn", ("email", "address, name")),
         ("no-rows", "EmptyAudience", ("audience no-rows", "allowEmpty")),
     ):
