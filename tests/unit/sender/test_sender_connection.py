@@ -33,10 +33,9 @@ async def drive(supply: FakeSupply, flusher: Flusher, connections: int) -> list[
     """Runs connections until there is no work left and all of them are idle."""
     ours = [Connection(index, supply, flusher) for index in range(connections)]
     tasks = [asyncio.create_task(connection.run()) for connection in ours]
-    for _ in range(20_000):
-        await asyncio.sleep(0)
-        if not supply.rows and not any(c.busy for c in ours):
-            break
+    async with asyncio.timeout(20):
+        while supply.rows or any(c.busy for c in ours):
+            await asyncio.sleep(0)
     supply.ended = True
     supply.notify()
     await asyncio.wait_for(asyncio.gather(*tasks), 10)
@@ -87,6 +86,7 @@ async def test_every_flush_may_be_in_doubt_and_still_each_row_ends_once(
     mode: Pipelining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fullsend.sender.flusher.RECONNECT_FIRST", 0.001)
+    monkeypatch.setattr("fullsend.sender.flusher.RECONNECT_MAX", 0.002)
     for seed in range(15):
         dice = random.Random(seed)
         fates = lambda dice=dice: dice.choices(["commit", "refuse", "doubt"], [6, 2, 2])[0]  # noqa: E731
