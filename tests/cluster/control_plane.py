@@ -31,8 +31,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trustme
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -226,14 +224,8 @@ class ControlPlane:
         serving = authority.issue_cert(*names, key_type=trustme.KeyType.ECDSA)
         serving.private_key_and_cert_chain_pem.write_to_path(self.folder / "serving.pem")
         authority.cert_pem.write_to_path(self.folder / "ca.pem")
-        account_key = ec.generate_private_key(ec.SECP256R1())
-        (self.folder / "accounts.pem").write_bytes(
-            account_key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.TraditionalOpenSSL,
-                serialization.NoEncryption(),
-            )
-        )
+        accounts = authority.issue_cert("accounts.invalid", key_type=trustme.KeyType.ECDSA)
+        accounts.private_key_pem.write_to_path(self.folder / "accounts.pem")  # signs service account tokens
         users = {
             "admin": ("admin", "system:masters"),
             "controller-manager": ("system:kube-controller-manager", ""),

@@ -18,6 +18,8 @@ import aiohttp
 from cluster.api import Api, Object, Refused
 
 NODE = "local"
+Mount = tuple[Path, str, bool]
+"""What, where, and whether read-only."""
 
 
 class Waiting(Exception):
@@ -42,8 +44,8 @@ class Inputs:
     def _namespace(self) -> str:
         return str(self._pod["metadata"]["namespace"])
 
-    async def mounts(self, spec: Object) -> list[tuple[Path, str, bool]]:
-        """(what, where, read-only) for each mount, outermost first; the volumes are written by now."""
+    async def mounts(self, spec: Object) -> list[Mount]:
+        """Each mount, outermost first; the volumes are written by now."""
         volumes = {volume["name"]: volume for volume in self._pod["spec"].get("volumes", ())}
         mounts = []
         for mount in spec.get("volumeMounts", ()):
@@ -188,7 +190,7 @@ def expanded(text: str, env: Mapping[str, str]) -> str:
     )
 
 
-def moved(text: str, mounts: Sequence[tuple[Path, str, bool]]) -> str:
+def moved(text: str, mounts: Sequence[Mount]) -> str:
     """Without a mount namespace: the folder itself in place of the path it should be mounted on."""
     for source, target, _ in reversed(mounts):
         text = re.sub(rf"{re.escape(target)}(?![\w-])", str(source), text)

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import fnmatch
 import os
-import shlex
 import shutil
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,11 +20,15 @@ from typing import Any
 import aiohttp
 
 from cluster.api import STRATEGIC, Api, Object, Refused
-from cluster.pod_inputs import NODE, Inputs, Waiting, expanded, moved
+from cluster.pod_inputs import NODE, Inputs, Mount, Waiting, expanded, moved
 
 RETRY = 0.5
 """Seconds between looks at what a pod waits for, such as a Secret; a kubelet takes its time, a test should not."""
 GRACE = 30
+ENTER = Path(__file__).with_name("enter.sh")
+UNSHARE = shutil.which("unshare") or "unshare"  # not by the container's PATH
+LEASH = [found, "--pdeathsig", "KILL", "--"] if (found := shutil.which("setpriv")) else []
+"""The kernel ends a container with this process, also when it is killed."""
 
 
 def now() -> str:
@@ -111,27 +114,6 @@ class Pod:
         return int(self.latest["metadata"].get("deletionGracePeriodSeconds", GRACE))
 
 
-class MountPoints:
-    """Empty folders and files of this machine to mount on, taken away in the end."""
-
-    def __init__(self) -> None:
-        self._made: list[Path] = []
-
-    def make(self, target: Path, is_file: bool) -> None:
-        absent = [path for path in (target, *target.parents) if not path.exists()]
-        for path in reversed(absent):
-            if is_file and path == target:
-                path.touch()
-            else:
-                path.mkdir(exist_ok=True)
-            self._made.append(path)
-
-    def remove(self) -> None:
-        for made in reversed(self._made):
-            with contextlib.suppress(OSError):  # somebody else's files are in it by now
-                made.rmdir() if made.is_dir() else made.unlink()
-
-
 @dataclass(frozen=True)
 class Machine:
     """What stands in for images: ``entrypoint`` is what one runs, ``path`` its PATH, ``missing`` patterns of those
@@ -146,11 +128,10 @@ class Machine:
 class Life:
     """Of one pod. ``carry_out`` ends when the pod is deleted; ``kill`` leaves nothing running, at any time."""
 
-    def __init__(self, api: Api, pod: Pod, machine: Machine, claims: Path, mount_points: MountPoints) -> None:
+    def __init__(self, api: Api, pod: Pod, machine: Machine, claims: Path) -> None:
         self._api = api
         self._pod = pod
         self._machine = machine
-        self._mount_points = mount_points
         self._inputs = Inputs(api, pod.latest, pod.folder, claims, machine.path)
 
     def kill(self) -> None:
@@ -221,7 +202,7 @@ class Life:
         command = [expanded(word, env) for word in spec.get("command") or self._machine.entrypoint]
         command += [expanded(word, env) for word in spec.get("args", ())]
         if self._machine.binds:
-            command = self._bound(command, mounts, spec)
+            command = self._bound(container.name, command, mounts, spec)
         else:
             command = [moved(word, mounts) for word in command]
             env = {name: moved(value, mounts) for name, value in env.items()}
@@ -229,16 +210,13 @@ class Life:
         with (self._pod.folder / "logs" / container.name).open("ab") as log:
             try:
                 container.process = await asyncio.create_subprocess_exec(
-                    "setpriv",
-                    "--pdeathsig",
-                    "KILL",
-                    "--",
+                    *LEASH,
                     *command,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     env=env,
-                    cwd=spec.get("workingDir", "/"),
+                    cwd="/" if self._machine.binds else moved(spec.get("workingDir", "/"), mounts),
                     start_new_session=True,
                 )
             except OSError as error:
@@ -332,18 +310,15 @@ class Life:
         with contextlib.suppress(Refused, aiohttp.ClientError, TimeoutError):
             await self._api.post(f"/api/v1/namespaces/{self._pod.namespace}/events", event)
 
-    def _bound(self, command: Sequence[str], mounts: Sequence[tuple[Path, str, bool]], spec: Object) -> list[str]:
-        """The command in a mount namespace of its own, where each volume is where the pod says."""
-        steps = []
+    def _bound(self, name: str, command: Sequence[str], mounts: Sequence[Mount], spec: Object) -> list[str]:
+        """The command under a root of its own, where each volume is where the pod says."""
+        root = self._pod.folder / "roots" / name
+        root.mkdir(parents=True, exist_ok=True)
+        access = "ro" if spec.get("securityContext", {}).get("readOnlyRootFilesystem") else "rw"
+        words: list[str | Path] = [ENTER, root, access, spec.get("workingDir", "/")]
         for source, target, read_only in mounts:
-            self._mount_points.make(Path(target), source.is_file())
-            steps.append(f"mount --bind {shlex.quote(str(source))} {shlex.quote(target)}")
-            if read_only:
-                steps.append(f"mount -o remount,bind,ro {shlex.quote(target)}")
-        if spec.get("securityContext", {}).get("readOnlyRootFilesystem"):
-            steps.append("mount -o remount,bind,ro /")
-        script = " && ".join([*steps, 'exec "$@"'])
-        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *command]
+            words += [source, os.path.realpath(target), "ro" if read_only else "rw"]
+        return [UNSHARE, "--mount", "--propagation", "private", *map(str, words), "--", *command]
 
 
 def _signal(container: Container, number: signal.Signals) -> None:

@@ -7,8 +7,9 @@ init containers, SIGTERM, grace and SIGKILL, a read-only root, ``kubectl logs``.
 named missing are this machine itself), users, limits, networks, probes, hooks, ``kubectl exec`` and ``attach``, and
 restarts (``restartPolicy: Never`` is assumed).
 
-A mount is a bind mount in a mount namespace of the container's own, which takes root; without root each ``mountPath``
-in command, args and env is replaced by the folder itself. Invariant: when this process ends, its containers end.
+A container has a root of its own, with the volumes where it wants them (``enter.sh``); without the right to mount,
+each ``mountPath`` in command, args and env is replaced by the folder itself. Invariant: when this process ends, its
+containers end.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,7 +30,7 @@ sys.path.insert(0, str(HERE.parent))
 from cluster.api import STRATEGIC, Api, Expired, Object, Refused  # noqa: E402  # run as a script, too
 from cluster.kubelet_logs import serve_logs  # noqa: E402
 from cluster.pod_inputs import NODE  # noqa: E402
-from cluster.pod_life import RETRY, Container, Life, Machine, MountPoints, Pod, now, patiently  # noqa: E402
+from cluster.pod_life import RETRY, Container, Life, Machine, Pod, now, patiently  # noqa: E402
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 LEASE_SECONDS = 40
@@ -44,7 +45,6 @@ class Runner:
         self._folder = folder
         self._machine = machine
         self._pods: dict[str, tuple[Pod, Life, asyncio.Task[None]]] = {}
-        self._mount_points = MountPoints()
 
     async def carry_out(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,6 @@ class Runner:
         for uid in list(self._pods):
             self._forget(uid)
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._mount_points.remove()
 
     async def _register(self, port: int) -> None:
         labels = {"kubernetes.io/hostname": NODE, "kubernetes.io/os": "linux"}
@@ -116,7 +115,7 @@ class Runner:
                 [Container(item) for item in spec["containers"]],
                 [Container(item) for item in spec.get("initContainers", ())],
             )
-            life = Life(self._api, pod, self._machine, self._folder / "claims", self._mount_points)
+            life = Life(self._api, pod, self._machine, self._folder / "claims")
             self._pods[pod.uid] = pod, life, asyncio.create_task(life.carry_out())
         pod, _, _ = self._pods[metadata["uid"]]
         pod.latest = latest
@@ -131,14 +130,20 @@ class Runner:
             task.cancel()
 
 
+def may_mount() -> bool:
+    """Root alone is not enough: a container's may not."""
+    mounting = ["unshare", "--mount", "--propagation", "private", "mount", "-t", "tmpfs", "fullsend", "/mnt"]
+    return subprocess.run(mounting, capture_output=True).returncode == 0
+
+
 async def _main(arguments: argparse.Namespace) -> None:
     commands = Path(sys.executable).parent
     async with Api(arguments.kubeconfig) as api:
         machine = Machine(
             entrypoint=[str(commands / "fullsend")],
-            path=f"{commands}:/usr/local/bin:/usr/bin:/bin",
+            path=f"{commands}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             missing=arguments.missing_image,
-            binds=os.geteuid() == 0 and not arguments.no_binds,
+            binds=may_mount(),
         )
         runner = Runner(api, arguments.folder, machine)
         work = asyncio.create_task(runner.carry_out())
@@ -155,5 +160,4 @@ if __name__ == "__main__":
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--missing-image", action="append", default=[], metavar="PATTERN")
-    parser.add_argument("--no-binds", action="store_true", help="replace paths in command and env, also as root")
     asyncio.run(_main(parser.parse_args()))

@@ -15,6 +15,7 @@ import pytest
 from cluster.api import Api, Object, Refused
 from cluster.control_plane import ControlPlane
 from cluster.kubectl import Kubectl
+from cluster.pod_runner import may_mount
 
 PATIENCE = 30.0
 
@@ -117,12 +118,29 @@ async def test_a_job_completes_with_the_env_and_the_mounts_of_its_pod(
     name = pod["metadata"]["name"]
     lines = kubectl("logs", "-n", namespace, name).splitlines()
     assert lines[:5] == ["postgresql://there", "green", f"green {name} sh", 'job-name="job"', "x"]
-    if os.geteuid() == 0:  # else there is no mount namespace: paths are replaced, and nothing is read-only
+    if may_mount():  # else paths are replaced, and nothing is read-only
         assert lines[5] == "/scratch"
         assert lines[-1] == "read-only"
     assert pod["status"]["phase"] == "Succeeded"
     assert state(pod)["terminated"]["exitCode"] == 0
-    assert not Path("/var/run/fullsend/ledger/dsn").exists()  # it was there for the container alone
+    assert not Path("/scratch").exists()  # it was there for the container alone
+
+
+async def test_a_read_only_root_is_one(kubectl: Kubectl, api: Api, namespace: str) -> None:
+    """What a restricted pod may not write it cannot write here either, but for its volumes."""
+    if not may_mount():
+        pytest.skip("takes the right to mount")
+    script = "for at in / /root /etc /var/tmp /tmp; do touch $at/it-was-here 2>/dev/null && echo $at; done; pwd"
+    one = job(
+        script,
+        spec={"volumes": [{"name": "scratch", "emptyDir": {}}]},
+        securityContext={"readOnlyRootFilesystem": True},
+        volumeMounts=[{"name": "scratch", "mountPath": "/tmp"}],
+        workingDir="/tmp",
+    )
+    kubectl("apply", "-n", namespace, "-f", "-", given=one)
+    kubectl("wait", "-n", namespace, "--for=condition=Complete", "job/job", "--timeout=30s")
+    assert kubectl("logs", "-n", namespace, "job/job").split() == ["/tmp", "/tmp"]
 
 
 async def test_a_failure_reaches_the_job_with_its_exit_code_and_last_words(
