@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.conftest import Kubectl
+from cluster.kubectl import Kubectl
 from support.cluster_world import ClusterWorld
 from support.workspace import Workspace, eventually
 
@@ -30,7 +30,8 @@ def test_an_applied_campaign_completes_and_everybody_has_it_once(world: ClusterW
     world.transport(world.place.sink().port)
     world.operator()
     world.campaign()
-    world.kubectl("wait", "--for=condition=Complete", "--timeout=90s", "campaign/launch", "-n", world.namespace)
+    world.until("Complete")
+    world.kubectl("wait", "--for=condition=Complete", "--timeout=5s", "campaign/launch", "-n", world.namespace)
     status = world.status()
     assert (status["state"], status["accepted"], status["missing"]) == ("Complete", 50, 0)
     assert status["proof"]["holds"]

@@ -129,9 +129,11 @@ class ClusterCampaign:
         self._seen_revision = decision.status.revision
         await self._tell(previous, decision)
         changed = await self._act(keeper, declaration, decision)
-        if await self._is_spent(declaration, decision.status, now):
+        left = _time_left(declaration, decision.status, now)
+        if left is not None and left <= timedelta(0):
+            await self._cluster.delete(CAMPAIGNS, self.owner.namespace, self.owner.name, uid=self.owner.uid)
             return None
-        return Looked(decision.look_again, changed)
+        return Looked(decision.look_again if left is None else min(left, decision.look_again), changed)
 
     async def let_go(self) -> None:
         """The object is gone: the next owner of its ledger key need not wait for our lease."""
@@ -351,12 +353,10 @@ class ClusterCampaign:
                 continue
             await self._delete(job)
 
-    async def _is_spent(self, declaration: Declaration, status: CampaignStatus, now: datetime) -> bool:
-        """``spec.ttlSecondsAfterFinished``: the object goes, what the ledger knows stays."""
-        end, ttl = status.completion_time, declaration.spec.ttl_seconds_after_finished
-        if ttl is None or end is None or not is_true(status, "Finished"):
-            return False
-        if now - end < timedelta(seconds=ttl):
-            return False
-        await self._cluster.delete(CAMPAIGNS, self.owner.namespace, self.owner.name, uid=self.owner.uid)
-        return True
+
+def _time_left(declaration: Declaration, status: CampaignStatus, now: datetime) -> timedelta | None:
+    """``spec.ttlSecondsAfterFinished``: until the object goes (what the ledger knows stays); None: it stays."""
+    end, ttl = status.completion_time, declaration.spec.ttl_seconds_after_finished
+    if ttl is None or end is None or not is_true(status, "Finished"):
+        return None
+    return end + timedelta(seconds=ttl) - now

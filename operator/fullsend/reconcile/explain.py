@@ -61,6 +61,9 @@ def _of_campaign(situation: Situation, desired: Desired, observed: Observed, vie
         case Situation.CANCELLING:
             return "Cancelling", "spec.cancel is true: senders drain, open recipients become cancelled"
         case Situation.PLANNING:
+            stuck = next((job for job in observed.alive_jobs("plan") if job.problem), None)
+            if stuck is not None:
+                return "Planning", f"the plan cannot begin: job {stuck.name}: {stuck.problem}"
             return "Planning", "the audience is being read into the ledger; nothing is sent before it is complete"
         case Situation.PLAN_STALLED:
             why = _plan_failure(observed, view)

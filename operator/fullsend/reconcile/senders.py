@@ -28,6 +28,8 @@ FAILING = 3
 """Sender jobs that died in a row without progress before the campaign says so."""
 START_GRACE = timedelta(minutes=2)
 """A pod that has no session by then has not started: an image, a quota, an admission policy."""
+KNOWN_GRACE = timedelta(seconds=10)
+"""The same where it is known why: a first "not yet" that heals by itself is no news."""
 PROMISE = timedelta(minutes=5)
 """So long a job is believed to bring its pods (a node may have to be added first); after that only sessions count, for
 a pod on a dead or frozen node looks alive for ever."""
@@ -143,10 +145,12 @@ def senders_failing(observed: Observed, view: LedgerView, now: datetime) -> str:
 
 
 def senders_not_starting(observed: Observed, view: LedgerView, now: datetime) -> str:
-    """Why jobs have no live session after ``START_GRACE``, or ""."""
+    """Why jobs have no live session by now, or ""."""
     waves = {session.wave for session in view.sessions}
     stuck = [
-        job for job in observed.alive_jobs("send") if job.wave not in waves and now - job.started_at >= START_GRACE
+        job
+        for job in observed.alive_jobs("send")
+        if job.wave not in waves and now - job.started_at >= (KNOWN_GRACE if job.problem else START_GRACE)
     ]
     if not stuck:
         return ""

@@ -160,6 +160,20 @@ def test_pods_that_do_not_start_are_said_with_what_is_known() -> None:
     assert "exceeded quota" in failing.message
 
 
+def test_why_pods_do_not_start_is_said_soon_where_it_is_known_and_late_where_it_is_not() -> None:
+    ledger = view({"pending": 10}, wave=1)
+    known, unknown = job(1, started_at=ago(seconds=15), problem="no image"), job(1, started_at=ago(seconds=15))
+    assert find(look(wish(), world(ledger, jobs=(known,))).status, "SendersFailing") is not None
+    assert find(look(wish(), world(ledger, jobs=(unknown,))).status, "SendersFailing") is None
+
+
+def test_a_plan_that_cannot_begin_says_why() -> None:
+    stuck = job(1, kind="plan", problem="exceeded quota: pods")
+    ready = find(look(wish(), world(registered(), jobs=(stuck,))).status, "Ready")
+    assert ready is not None
+    assert "exceeded quota" in ready.message
+
+
 def test_no_progress_is_found_only_with_senders_and_without_a_reason() -> None:
     old = session(1)
     old = type(old)(old.id, 1, "pod", ago(minutes=15), ago(seconds=1), False, 8)
