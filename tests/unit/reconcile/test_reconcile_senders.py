@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from reconcile_worlds import NOW, ago, ahead, job, kinds, look, of_kind, sealed, session, view, wish, world
+from reconcile_worlds import NOW, ago, ahead, job, kinds, look, of_kind, registered, sealed, session, view, wish, world
 
 from fullsend.ledger.view import BreakerState, BreakerView
 from fullsend.reconcile.actions import EnsureSenders, StopSenders
