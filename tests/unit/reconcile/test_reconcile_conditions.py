@@ -144,7 +144,7 @@ def test_an_unchanged_world_leaves_the_status_as_it_is(situation: Situation) -> 
     assert set(times.values()) == {NOW}
 
 
-@pytest.mark.parametrize("situation", set(Situation) - {Situation.LEDGER_UNREACHABLE, Situation.LEDGER_BROKEN})
+@pytest.mark.parametrize("situation", sorted(set(Situation) - {Situation.LEDGER_UNREACHABLE, Situation.LEDGER_BROKEN}))
 def test_once_sending_only_what_a_person_must_mend_takes_ready_away(situation: Situation) -> None:
     _, observed = EXAMPLES[situation]
     if observed.view is None or observed.view.phase is Phase.REGISTERED:
