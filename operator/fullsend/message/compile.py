@@ -26,19 +26,10 @@ from fullsend.message.plaintext import text_template
 from fullsend.message.source import MessageSource
 from fullsend.message.structure import BodyPart, attachment_problems, skeleton
 from fullsend.message.templates import LimitedEnvironment, static_text
+from fullsend.resources.template import RESERVED_HEADERS, RESERVED_PREFIXES
 
 BUILT_IN = frozenset({"email", "token", "campaign", "unsubscribe_url"})
 """The names every template may use; a column of the same name in an audience is hidden by them."""
-
-FORBIDDEN_HEADERS = frozenset(
-    {
-        "from", "sender", "to", "cc", "bcc", "reply-to", "subject", "date", "message-id", "mime-version", "return-path",
-        "received", "received-spf", "authentication-results", "dkim-signature", "domainkey-signature", "dkim-filter",
-        "list-unsubscribe", "list-unsubscribe-post", "list-id", "feedback-id", "auto-submitted", "precedence",
-        "delivered-to", "x-original-to", "envelope-to",
-    }
-)  # fmt: skip
-FORBIDDEN_PREFIXES = ("content-", "resent-", "arc-")
 
 _LIST_ID = re.compile(
     r"(?:(?P<name>[^<>]*)<)?(?P<id>[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)+)>?"
@@ -184,7 +175,7 @@ def _headers(source: MessageSource) -> Iterable[Problem]:
         where, lower = f"message.headers.{name}", name.lower()
         if not FIELD_NAME(name):
             yield Problem(where, f"{name!r} cannot be the name of a header field")
-        elif lower in FORBIDDEN_HEADERS or lower.startswith(FORBIDDEN_PREFIXES):
+        elif lower in RESERVED_HEADERS or lower.startswith(RESERVED_PREFIXES):
             yield Problem(where, f"{name} cannot be set here", "Fullsend or the relay sets it")
         elif lower in seen:
             yield Problem(where, f"{name} is given twice")

@@ -16,7 +16,7 @@ from fullsend.resources.audience import AudienceSpec, ClaimPath, CsvSource, List
 from fullsend.resources.base import Model, Rate
 from fullsend.resources.campaign import FROM_TEMPLATE, CampaignSpec, ExcludeItem, Retry, Schedule, Unsubscribe
 from fullsend.resources.pods import PodSettings
-from fullsend.resources.template import RESERVED_HEADERS, Attachment, MailTemplateSpec, MessageFields
+from fullsend.resources.template import RESERVED_HEADERS, RESERVED_PREFIXES, Attachment, MailTemplateSpec, MessageFields
 from fullsend.resources.transport import ReplyRule, SmtpRelay, Timeouts
 
 Reason = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "FieldValueDuplicate"]
@@ -132,7 +132,8 @@ _BODY = CelRule(f"{filled('text')} || {filled('html')}", "needs a text or an htm
 
 _MESSAGE_FIELDS = (
     CelRule(
-        f"!has(self.headers) || self.headers.all(name, !(name.lowerAscii() in {sorted(RESERVED_HEADERS)}))",
+        f"!has(self.headers) || self.headers.all(name, !(name.lowerAscii() in {sorted(RESERVED_HEADERS)}"
+        f" || name.lowerAscii().matches('^({'|'.join(RESERVED_PREFIXES)})')))",
         "a header is written by Fullsend or has a field of its own",
         ".headers",
         "FieldValueForbidden",

@@ -21,29 +21,14 @@ BODY_LIMIT = 524_288
 
 RESERVED_HEADERS = frozenset(
     {
-        "bcc",
-        "cc",
-        "content-disposition",
-        "content-id",
-        "content-transfer-encoding",
-        "content-type",
-        "date",
-        "dkim-signature",
-        "feedback-id",
-        "from",
-        "list-id",
-        "list-unsubscribe",
-        "list-unsubscribe-post",
-        "message-id",
-        "mime-version",
-        "received",
-        "reply-to",
-        "return-path",
-        "sender",
-        "subject",
-        "to",
+        "from", "sender", "to", "cc", "bcc", "reply-to", "subject", "date", "message-id", "mime-version", "return-path",
+        "received", "received-spf", "authentication-results", "dkim-signature", "domainkey-signature", "dkim-filter",
+        "list-unsubscribe", "list-unsubscribe-post", "list-id", "feedback-id", "auto-submitted", "precedence",
+        "delivered-to", "x-original-to", "envelope-to",
     }
-)
+)  # fmt: skip
+"""Header fields that Fullsend writes, that have a field of their own, or that only a relay may write. Lower case."""
+RESERVED_PREFIXES = ("content-", "resent-", "arc-")
 """Headers with a field of their own, or that only the composer or the relay may write."""
 
 HeaderName = Annotated[str, matching(r"^[!-9;-~]+$", "is not a header name", 76)]  # RFC 5322, section 3.6.8
@@ -134,7 +119,7 @@ class MessageFields(Model):
         seen: dict[str, str] = {}
         for name in self.headers:
             lower = name.lower()
-            if lower in RESERVED_HEADERS:
+            if lower in RESERVED_HEADERS or lower.startswith(RESERVED_PREFIXES):
                 yield Fault(("headers", name), f"{name} is written by Fullsend or has a field of its own")
             if lower in seen:
                 yield Fault(("headers", name), f"is the same header as {seen[lower]}")

@@ -191,10 +191,10 @@ class ReplyRule(Model):
         "`Sender` (our From or reputation; "
         "halts), `Message` (the content) or `Connection` (reconnect and go on)."
     )
-    permanent: Bool = Field(
-        default=False,
-        description="Whether trying again is useless. A permanent failure of the recipient is `rejected`. Default:"
-        " false.",
+    permanent: Bool | None = Field(
+        default=None,
+        description="Whether trying again is useless. A permanent failure of the recipient is `rejected`. Default: "
+        "as the reply code says (5xx is).",
     )
 
     def rules(self) -> Iterator[Fault]:
