@@ -7,22 +7,17 @@ is remembered that a killed run would lose but the status, whose revision guards
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import uuid
-from collections import deque
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import assert_never
 
 from pydantic import ValidationError
 
-from fullsend.errors import CampaignOwned, LedgerError, LedgerUnavailable, SchemaMismatch
+from fullsend.errors import LedgerError, LedgerUnavailable
 from fullsend.ledger import campaigns, sessions
-from fullsend.ledger.campaigns import OwnerClaim
 from fullsend.ledger.database import Database
-from fullsend.ledger.sessions import SESSION_LEASE_SECONDS
 from fullsend.ledger.view import BreakerState, LedgerView, Phase, PlanState
 from fullsend.local.mounts import LocalMounts
 from fullsend.local.processes import ProcessJob, ProcessJobs, write_private
@@ -31,25 +26,16 @@ from fullsend.reconcile import breaker
 from fullsend.reconcile.conditions import find
 from fullsend.reconcile.control import desired_from
 from fullsend.reconcile.decide import Decision, decide
-from fullsend.reconcile.observed import (
-    Claimant,
-    DatabaseFault,
-    DatabaseProblem,
-    JobView,
-    Observed,
-    Sample,
-)
-from fullsend.resources.fingerprint import differences, fingerprint, frozen_content
+from fullsend.reconcile.observed import Claimant, DatabaseProblem, JobView, Observed
 from fullsend.resources.resolve import ResolvedCampaign
 from fullsend.resources.status import CampaignStatus
-from fullsend.states import CampaignId, DeliveryState
+from fullsend.shell.keeper import Declared, Keeper, problem_of
+from fullsend.states import CampaignId
 
 log = logging.getLogger(__name__)
 
 OWNER_LEASE = timedelta(seconds=15)
-"""How long a killed run's claim on a ledger key outlives it. Each tick renews it."""
-
-SAMPLE_EVERY = timedelta(seconds=5)
+"""How long a killed run's claim on a ledger key outlives it."""
 
 
 class LocalCampaign:
@@ -65,23 +51,24 @@ class LocalCampaign:
         self._mounts = mounts
         self._status_file = state / "status" / resolved.namespace / f"{resolved.name}.json"
         self.jobs = ProcessJobs(state / "jobs" / resolved.namespace / resolved.ledger_key)
-        self._us = Claimant(cluster="local", uid=str(uuid.uuid4()))
-        self._content = frozen_content(resolved)
-        self._fingerprint = fingerprint(self._content)
-        self._agreed = False  # the ledger key is known to hold what is declared here
+        self._keeper = Keeper(
+            Claimant(cluster="local", uid=str(uuid.uuid4())),
+            tenant=resolved.namespace,
+            key=resolved.ledger_key,
+            name=resolved.name,
+            lease=OWNER_LEASE,
+        )
         self._first_look = True
-        self._conflict: tuple[str, ...] = ()
         self._plans_before: int | None = None  # plan generations that earlier runs came to
-        self._samples: deque[Sample] = deque(maxlen=4)
         self.excluded: tuple[LocalCampaign, ...] = ()  # of this run, and planned before this one
         self.ended = False  # for this run, whatever came of it
-        self.campaign: CampaignId | None = None
         self.view: LedgerView | None = None
         self.status = self._stored_status()
         self._events: list[act.Emit] = []
         self._desired = desired_from(resolved)
         assert self._desired.control is not None, "a resolved campaign has a control"
         self._retry = self._desired.control.retry
+        self._declared = Declared.of(resolved, self._retry)
 
     # -- one turn -------------------------------------------------------------------------------------------------
 
@@ -106,7 +93,7 @@ class LocalCampaign:
         need not wait for the lease."""
         if self.campaign is not None:
             self.view = await self._look()
-            await campaigns.release_owner(self.db, self.campaign, self._claim)
+            await self._keeper.release(self.db)
 
     def take_events(self) -> list[act.Emit]:
         """What has happened since the last call, for a person to read."""
@@ -130,8 +117,9 @@ class LocalCampaign:
         return ready.message if ready is not None else ""
 
     @property
-    def _claim(self) -> OwnerClaim:
-        return OwnerClaim(self._us.cluster, self._us.uid, OWNER_LEASE.total_seconds())
+    def campaign(self) -> CampaignId | None:
+        """Its number in the ledger, once it has one."""
+        return self._keeper.campaign
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -140,42 +128,26 @@ class LocalCampaign:
         problem: DatabaseProblem | None = None
         try:
             view = await self._look()
-        except LedgerUnavailable as error:
-            problem = DatabaseProblem(DatabaseFault.UNREACHABLE, str(error))
-            await self._reconnect()
-        except SchemaMismatch as error:
-            problem = DatabaseProblem(DatabaseFault.SCHEMA, str(error))
         except LedgerError as error:
-            problem = DatabaseProblem(DatabaseFault.REFUSED, str(error))
+            problem = problem_of(error)
+            if isinstance(error, LedgerUnavailable):
+                await self._reconnect()
         return Observed(
-            us=self._us,
+            us=self._keeper.us,
             view=self._afresh(view),
             database_problem=problem,
-            conflict=self._conflict,
+            conflict=self._keeper.conflict,
             jobs=tuple(_job_view(job) for job in self.jobs.all),
             previous=self.status,
-            sample=self._samples[0] if self._samples else None,
+            sample=self._keeper.sample,
         )
 
     async def _look(self) -> LedgerView | None:
-        if self.campaign is None:
-            self.campaign = await campaigns.find(self.db, self.resolved.namespace, self.resolved.ledger_key)
-            if self.campaign is None:
-                return None
-        if not self._agreed:
-            await self._compare(self.campaign)
-        if self._agreed:
-            # Of an owner that lives the view tells more than a refusal to take the key from it.
-            with contextlib.suppress(CampaignOwned):
-                await campaigns.heartbeat_owner(self.db, self.campaign, self._claim)
-        view = await campaigns.observe(self.db, self.campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
-        if await self._fence_dead(view):
-            view = await campaigns.observe(self.db, self.campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
-        if self._agreed and await self._ask_the_relay_again(view):
-            view = await campaigns.observe(self.db, self.campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
-        accepted = view.counts.by_state.get(DeliveryState.ACCEPTED, 0)
-        if not self._samples or view.now - self._samples[-1].at >= SAMPLE_EVERY:
-            self._samples.append(Sample(view.now, accepted))
+        view = await self._keeper.look(self.db, self._declared)
+        if view is not None and await self._fence_dead(view):
+            view = await self._keeper.look(self.db, self._declared)
+        if view is not None and not self._keeper.conflict and await self._ask_the_relay_again(view):
+            view = await self._keeper.look(self.db, self._declared)
         return view
 
     def _afresh(self, view: LedgerView | None) -> LedgerView | None:
@@ -219,18 +191,6 @@ class LocalCampaign:
             )
         return bool(dead)
 
-    async def _compare(self, campaign: CampaignId) -> None:
-        """Whether the ledger key holds this campaign, or another one of the same name. What was never planned is
-        replaced by what is declared now: nobody can have been sent it."""
-        view = await campaigns.observe(self.db, campaign, session_lease_seconds=SESSION_LEASE_SECONDS)
-        self._agreed = view.fingerprint == self._fingerprint
-        if not self._agreed and view.phase is Phase.REGISTERED:
-            await self._register()
-            return
-        if not self._agreed:
-            held = await campaigns.content(self.db, campaign)
-            self._conflict = tuple(differences(held, self._content)) if held else ("what it held was purged",)
-
     async def _reconnect(self) -> None:
         try:
             await self.db.reconnect()
@@ -240,65 +200,19 @@ class LocalCampaign:
     # -- acting ---------------------------------------------------------------------------------------------------
 
     async def _carry_out(self, action: act.Action) -> None:
-        if isinstance(action, act.Register):
-            await self._register()
-            return
-        campaign = self.campaign
-        assert campaign is not None, "decide acts on a campaign only once it is registered"
         match action:
             case act.StartPlan(attempt):
                 await self._start_plan(attempt)
             case act.StopPlan():
                 self.jobs.terminate("plan")
-            case act.WriteControl(control):
-                await campaigns.write_control(self.db, campaign, control.to_json())
             case act.EnsureSenders():
                 await self._ensure_senders(action)
             case act.StopSenders():
                 self.jobs.terminate("send")
-            case act.Sweep():
-                await self._sweep()
-            case act.EndRows(from_states, to_state, reason):
-                await campaigns.end_rows(self.db, campaign, from_states, to_state, reason)
-            case act.RequestReopen(id, states):
-                await campaigns.request_reopen(self.db, campaign, id=id, states=states)
-            case act.CarryOutReopen():
-                await campaigns.carry_out_reopen(self.db, campaign)
-            case act.Prove():
-                await campaigns.prove(self.db, campaign)
-            case act.Finish(phase):
-                proof = self.view.proof if self.view is not None else None
-                assert proof is not None, "decide finishes on a proof"
-                await campaigns.finish(self.db, campaign, phase, proof)
-            case act.AcknowledgeHalt(halt_id):
-                now = datetime.now(UTC)
-                await campaigns.update_breaker(self.db, campaign, lambda view: breaker.acknowledge(view, halt_id, now))
-            case act.Halt(halt_id, reason, message, needs_person):
-                now = datetime.now(UTC)
-                await campaigns.update_breaker(
-                    self.db,
-                    campaign,
-                    lambda view: breaker.halt(view, reason, message, now, halt_id=halt_id, needs_person=needs_person),
-                )
             case act.Emit():
                 self._events.append(action)
             case _:
-                assert_never(action)
-
-    async def _register(self) -> None:
-        with contextlib.suppress(CampaignOwned):  # seen at the next look, as a foreign owner
-            registered = await campaigns.register(
-                self.db,
-                tenant=self.resolved.namespace,
-                key=self.resolved.ledger_key,
-                name=self.resolved.name,
-                owner=self._claim,
-                content=self._content,
-                fingerprint=self._fingerprint,
-            )
-            self.campaign = registered.campaign
-            self._agreed = registered.fingerprint == self._fingerprint
-            self._conflict = () if self._agreed else tuple(differences(registered.content, self._content))
+                await self._keeper.carry_out(self.db, action)
 
     async def _start_plan(self, attempt: int) -> None:
         name = f"plan-{attempt}"
@@ -321,8 +235,7 @@ class LocalCampaign:
         )
 
     async def _ensure_senders(self, action: act.EnsureSenders) -> None:
-        assert self.campaign is not None
-        wave = await campaigns.new_wave(self.db, self.campaign) if action.new_wave else action.wave
+        wave = await self._keeper.new_wave(self.db) if action.new_wave else action.wave
         for number in range(action.pods):
             name = f"send-{wave}-{number}"
             if any(job.name == name for job in self.jobs.all):
@@ -339,17 +252,6 @@ class LocalCampaign:
                     "secrets_dir": self._mounts.secrets_dir,
                 },
             )
-
-    async def _sweep(self) -> None:
-        assert self.campaign is not None
-        retry = self._retry
-        await sessions.sweep(
-            self.db,
-            self.campaign,
-            lease_seconds=SESSION_LEASE_SECONDS,
-            max_unknown_resends=retry.max_unknown_resends,
-            unknown_delay=retry.min_backoff,
-        )
 
     # -- the status, as a file ------------------------------------------------------------------------------------
 
