@@ -69,14 +69,17 @@ class ClusterWorld:
     place: Workspace
     operators: list[OperatorProcess] = field(default_factory=list)
 
-    def operator(self, *options: str, kubeconfig: Path | None = None, lease: str = "") -> OperatorProcess:
+    def operator(
+        self, *options: str, kubeconfig: Path | None = None, lease: str = "", everywhere: bool = False
+    ) -> OperatorProcess:
         number = len(self.operators)
         log = self.place.folder / f"operator-{number}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "fullsend.cli", "operator", "--database", self.place.database),
-                    *("--image", "fullsend:test", "--port", "0", "--namespaces", self.namespace),
+                    *("--image", "fullsend:test", "--port", "0"),
+                    *(() if everywhere else ("--namespaces", self.namespace)),
                     *(
                         "--lease-namespace",
                         lease or self.namespace,
