@@ -18,6 +18,7 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from prometheus_client import Counter
 
 from fullsend.controller.names import Kind
 from fullsend.errors import FullsendError, InvalidInput, Problem
@@ -29,6 +30,8 @@ TIMEOUT: Final = 20.0
 PAGE: Final = 500
 """Objects a page of a list."""
 CONNECTIONS: Final = 16
+
+REQUESTS: Final = Counter("fullsend_api_requests_total", "Requests to the API server, watches apart.", ["method"])
 
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE: Final = "application/merge-patch+json"
@@ -75,12 +78,11 @@ async def connection_settings() -> Any:
 
 
 class Cluster:
-    """One connection pool to the API server. Every call raises ApiError. ``requests`` counts them by verb."""
+    """One connection pool to the API server. Every call raises ApiError."""
 
     def __init__(self, settings: Any) -> None:
         self._settings = settings
         self._client: Any = ApiClient(settings)
-        self.requests: dict[str, int] = {}
 
     async def close(self) -> None:
         await self._client.close()
@@ -146,7 +148,7 @@ class Cluster:
         content: str = "application/json",
         accept: str = "application/json",
     ) -> Object:
-        self.requests[method] = self.requests.get(method, 0) + 1
+        REQUESTS.labels(method).inc()
         given = urlencode({name: value for name, value in (query or {}).items() if value})
         url = f"{self._settings.host}{path}{'?' + given if given else ''}"
         headers = {"Accept": accept, "Content-Type": content, "User-Agent": "fullsend-operator"}

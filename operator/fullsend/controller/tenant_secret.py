@@ -6,6 +6,7 @@ does, and no more (``ledger.tenants``). Its name is fixed: the operator's right 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 from typing import Any
@@ -24,16 +25,20 @@ class TenantSecrets:
         self._cluster = cluster
         self._dsn = dsn
         self._access: dict[str, TenantAccess] = {}
+        self._turn = asyncio.Lock()  # the grants of one role are not made twice at once
 
     async def ensure(self, namespace: str) -> None:
         """Raises ApiError and LedgerError."""
-        access = self._access.get(namespace)
-        if access is None:
-            access = await tenant_access(self._dsn, namespace)
-            self._access[namespace] = access
-            if not access.isolated:
-                log.warning("namespace %s has no database role of its own: its pods use the operator's", namespace)
+        access = self._access.get(namespace) or await self._first(namespace)
         await self._cluster.apply(SECRETS, namespace, LEDGER_SECRET, ledger_secret(namespace, access.dsn))
+
+    async def _first(self, namespace: str) -> TenantAccess:
+        async with self._turn:
+            if namespace not in self._access:
+                access = self._access[namespace] = await tenant_access(self._dsn, namespace)
+                if not access.isolated:
+                    log.warning("namespace %s has no database role of its own: its pods use the operator's", namespace)
+            return self._access[namespace]
 
 
 def ledger_secret(namespace: str, dsn: str) -> dict[str, Any]:
