@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench lock clean cluster cluster-stop cluster-programs
+.PHONY: help setup demo test test-postgres check format docs bench lock clean cluster cluster-stop cluster-programs
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,9 +21,17 @@ setup: .setup-dev ## make .venv with everything the other targets use; .venv/bin
 demo: .setup-local ## send a campaign on this machine: embedded PostgreSQL, our own mail sink, no cluster
 	.venv/bin/fullsend demo $(ARGS)
 
+# Many tests wait for something most of the time; those that share a control plane stay together.
+WORKERS := -q -n 3 --dist loadgroup
+
 # A whole run wants a control plane; a chosen few tests use one that is there already.
 test: .setup-dev $(if $(ARGS),,.cluster-programs) ## run the tests (the first time: 7 minutes more, to build a control plane)
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest $(if $(ARGS),$(ARGS),$(WORKERS))
+
+# The embedded PostgreSQL is the newest that is supported; this is for the oldest, such as a distribution's.
+OLD_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
+test-postgres: .setup-dev ## the ledger's tests on another PostgreSQL (OLD_POSTGRES=<its bin folder>)
+	FULLSEND_TEST_POSTGRES=$(OLD_POSTGRES) $(PYTHON) -m pytest tests/integration/ledger $(WORKERS)
 
 check: .setup-dev ## lint, format check, types, import contracts
 	$(PYTHON) -m ruff check
