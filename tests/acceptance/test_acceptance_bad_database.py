@@ -138,3 +138,20 @@ def test_a_ledger_of_a_newer_program_is_left_alone(workspace: Workspace, server:
         assert "version 99" in done.err
         assert "Upgrade this program" in done.err
     assert not sink.copies()
+
+
+def test_senders_that_cannot_work_end_the_run_with_their_last_words(workspace: Workspace):
+    """A message compiled by a newer Fullsend: each sender says so and ends; nobody restarts them for ever."""
+    workspace.recipients(5)
+    sink = workspace.sink()
+    workspace.campaign(sink.port, spec={"suspend": True})
+    assert workspace.run().code == 5
+    with psycopg.connect(workspace.database, autocommit=True) as connection:
+        connection.execute("UPDATE fullsend.campaign SET compiled = convert_to('{\"format\": 99}', 'UTF8')")
+    workspace.campaign(sink.port)
+    done = workspace.run()
+    assert done.code == 3
+    [result] = done.result
+    assert result["reason"] == "SendersFailing"
+    assert "upgrade Fullsend" in result["message"]
+    assert sink.copies() == {}

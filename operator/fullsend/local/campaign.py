@@ -110,11 +110,10 @@ class LocalCampaign:
         """It has a sealed plan, or has ended without."""
         return self.view is not None and self.view.phase is not Phase.REGISTERED
 
-    @property
-    def ready_message(self) -> str:
-        """What the Ready condition says, for a person."""
-        ready = find(self.status, "Ready")
-        return ready.message if ready is not None else ""
+    def said(self, condition: str) -> str:
+        """What a condition says for a person; "" where the campaign does not have it."""
+        found = find(self.status, condition)
+        return found.message if found is not None else ""
 
     @property
     def campaign(self) -> CampaignId | None:
@@ -207,8 +206,8 @@ class LocalCampaign:
                 self.jobs.terminate("plan")
             case act.EnsureSenders():
                 await self._ensure_senders(action)
-            case act.StopSenders():
-                self.jobs.terminate("send")
+            case act.StopSenders(_, waves):
+                self.jobs.terminate("send", waves)
             case act.Emit():
                 self._events.append(action)
             case _:

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,10 +99,10 @@ class ProcessJobs:
         job.ended_at = datetime.now(UTC)
         self.ended.set()
 
-    def terminate(self, kind: JobKind | None = None) -> None:
-        """Ask jobs to end: senders read the replies in flight and give the rest back."""
+    def terminate(self, kind: JobKind | None = None, waves: Collection[int] = ()) -> None:
+        """Ask jobs to end, all or those of some waves: senders read the replies in flight and give the rest back."""
         for job in self._jobs:
-            if job.alive and not job.stopping and kind in (None, job.kind):
+            if job.alive and not job.stopping and kind in (None, job.kind) and (not waves or job.wave in waves):
                 job.stopping = True
                 job.process.send_signal(signal.SIGTERM)
 

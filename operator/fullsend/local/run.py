@@ -138,7 +138,7 @@ def _interrupted(campaign: LocalCampaign) -> Ending:
 
 def ending_of(campaign: LocalCampaign, situation: Situation, foreign_for: float) -> Ending | None:
     """How the campaign has ended for this run, or None while there is something left to do or to wait for."""
-    message = campaign.ready_message
+    message = campaign.said("Ready")
     match situation:
         case Situation.COMPLETE:
             return Ending(ExitCode.COMPLETE, "Complete", message)
@@ -154,6 +154,9 @@ def ending_of(campaign: LocalCampaign, situation: Situation, foreign_for: float)
             return _plan_ended(campaign, situation)
         case Situation.SUSPENDED | Situation.AWAITING_APPROVAL if campaign.quiet:
             return Ending(ExitCode.UNFINISHED, situation.value, message)
+        case Situation.SENDING | Situation.TRANSPORT_TROUBLE if campaign.quiet and campaign.said("SendersFailing"):
+            # In a cluster they are started again and again; here a person sits before it.
+            return Ending(ExitCode.HALTED, "SendersFailing", campaign.said("SendersFailing"))
         case Situation.OWNED_ELSEWHERE if foreign_for >= FOREIGN_PATIENCE:
             return Ending(ExitCode.UNFINISHED, "OwnedElsewhere", message)
         case _:
