@@ -1,43 +1,54 @@
-"""The ``fullsend`` command."""
+"""The ``fullsend`` command.
+
+What a subcommand needs is imported when it is called: the operator lives long and need not carry the mail sink, and
+``fullsend why`` answers at once.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Final
 
 import click
 
 from fullsend import __version__
-from fullsend.cli.demo import demo
-from fullsend.cli.inspect import missing, report, why
-from fullsend.cli.message import preview, send_test
-from fullsend.cli.operator import operator
-from fullsend.cli.people import audience, erase, export, suppress
-from fullsend.cli.run import run, validate
-from fullsend.cli.upkeep import migrate, purge, retry
-from fullsend.local.mailsink.command import mail_sink
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "run": "fullsend.cli.run",
+    "demo": "fullsend.cli.demo",
+    "validate": "fullsend.cli.run",
+    "report": "fullsend.cli.inspect",
+    "missing": "fullsend.cli.inspect",
+    "why": "fullsend.cli.inspect",
+    "retry": "fullsend.cli.upkeep",
+    "preview": "fullsend.cli.message",
+    "send-test": "fullsend.cli.message",
+    "audience": "fullsend.cli.people",
+    "suppress": "fullsend.cli.people",
+    "erase": "fullsend.cli.people",
+    "export": "fullsend.cli.people",
+    "migrate": "fullsend.cli.upkeep",
+    "purge": "fullsend.cli.upkeep",
+    "operator": "fullsend.cli.operator",
+    "mail-sink": "fullsend.local.mailsink.command",
+}
+"""Each subcommand and the module that has it under its own name, with underscores."""
 
 
-@click.group()
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Commands)
 @click.version_option(__version__, prog_name="fullsend")
 def main() -> None:
     """Bulk mail that can prove nobody was missed."""
-
-
-for _command in (
-    run,
-    demo,
-    validate,
-    report,
-    missing,
-    why,
-    retry,
-    preview,
-    send_test,
-    audience,
-    suppress,
-    erase,
-    export,
-    migrate,
-    purge,
-    operator,
-    mail_sink,
-):
-    main.add_command(_command)
