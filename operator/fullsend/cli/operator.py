@@ -61,6 +61,9 @@ async def operator(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it has a line for every event of every object
+    logging.getLogger("kopf._cogs.clients").setLevel(
+        logging.CRITICAL
+    )  # and for each try to reach a server; we have one
     settings = Settings(
         dsn=_dsn(database),
         image=image,

@@ -6,6 +6,7 @@ nothing is to be done, on standby, and while the API server or the database is a
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -31,9 +32,11 @@ class Health:
         app.router.add_get("/metrics", _metrics)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, port=port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        both = socket.has_dualstack_ipv6()  # one socket for both, so that there is one port
+        family = socket.AF_INET6 if both else socket.AF_INET
+        listening = socket.create_server(("", port), family=family, dualstack_ipv6=both)
+        self.port = listening.getsockname()[1]
+        await web.SockSite(self._runner, listening).start()
 
     async def close(self) -> None:
         if self._runner is not None:

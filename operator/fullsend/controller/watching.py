@@ -28,6 +28,7 @@ def settings() -> kopf.OperatorSettings:
     made.scanning.disabled = True  # the kinds are known; no right to watch CRDs or namespaces is needed
     made.peering.standalone = True
     made.queueing.exit_timeout = made.queueing.idle_timeout = 0.5  # seconds; nothing is lost by a hasty end
+    made.networking.error_backoffs = (1, 2, 3, 5, 5, 5)  # a server that is back is watched again within seconds
     made.watching.server_timeout = 300
     made.watching.client_timeout = 310
     made.watching.chunk_size = 500
