@@ -15,7 +15,7 @@ from typing import Any
 
 from fullsend.errors import CampaignOwned
 from fullsend.ledger.database import Connection, Database, unknown_campaign, utc, utc_or_none
-from fullsend.ledger.endings import carry_out_reopen, end_rows, request_reopen
+from fullsend.ledger.endings import carry_out_reopen, end_rows, reopen_run, request_reopen
 from fullsend.ledger.mapping import (
     breaker_of,
     breaker_to_json,
@@ -50,6 +50,7 @@ __all__ = [
     "purge",
     "register",
     "release_owner",
+    "reopen_run",
     "request_reopen",
     "update_breaker",
     "write_control",

@@ -8,6 +8,7 @@ place in the request, so that a row it reopened once and that ended anew is not 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Final
 
 from fullsend.ledger.database import Connection, Database, unknown_campaign
@@ -77,6 +78,17 @@ async def request_reopen(
         )
     )
     return bool(asked)
+
+
+async def reopen_run(db: Database, campaign: CampaignId, *, halt_id: str, halted_at: datetime) -> int:
+    """Retries whom the relay refused in the run that led to a halt which was not about them: since the last message it
+    accepted before it, by whichever sender. Reads the campaign's rows; idempotent by the halt."""
+    rows = await db.fetch("refused_in_the_run", {"campaign": campaign, "halted_at": halted_at})
+    if not rows:
+        return 0
+    identities = [bytes(row["identity_hash"]) for row in rows]
+    await request_reopen(db, campaign, id=f"halt-{halt_id}", states=[DeliveryState.REJECTED], identities=identities)
+    return await carry_out_reopen(db, campaign)
 
 
 async def carry_out_reopen(db: Database, campaign: CampaignId) -> int:

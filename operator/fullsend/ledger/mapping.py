@@ -121,6 +121,7 @@ def proof_of(document: Mapping[str, Any] | None) -> Proof | None:
         digest=document["digest"],
         holds=document["holds"],
         differences=tuple(document["differences"]),
+        revision=document.get("revision", 0),
     )
 
 
@@ -132,4 +133,5 @@ def proof_to_json(proof: Proof) -> dict[str, Any]:
         "digest": proof.digest,
         "holds": proof.holds,
         "differences": list(proof.differences),
+        "revision": proof.revision,
     }

@@ -12,7 +12,7 @@ conflicts), nothing is open, and the revision is the one the proof saw.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from psycopg import IsolationLevel
 from psycopg.rows import dict_row
@@ -23,10 +23,15 @@ from fullsend.ledger.named import query
 from fullsend.ledger.view import FINISHED, Phase, Proof
 from fullsend.states import CampaignId, DeliveryState
 
+PLAN_LEASE_SECONDS: Final = 60.0
+"""A plan without a heart-beat for this long has no writer any more (as ``reconcile`` sees it too): a top-up that was
+cut short must not keep a campaign from its end."""
+
 
 async def prove(db: Database, campaign: CampaignId) -> Proof:
     """Proves the campaign as it is now and stores the proof on it. Reads every row: for the end of a campaign and for
     audits, never for a tick."""
+    await db.unit(("discard_dead_plans", {"campaign": campaign, "lease": PLAN_LEASE_SECONDS}))
     books, rows, recipients = await db.run(lambda connection: _read(connection, campaign))
     proof = _judge(books, rows, recipients)
     await db.unit(
@@ -87,6 +92,7 @@ def _judge(books: dict[str, Any], rows: dict[str, Any], recipients: dict[str, An
         digest=str(recipients["digest"]),
         holds=not differences,
         differences=tuple(differences),
+        revision=books["revision"],
     )
 
 

@@ -134,6 +134,7 @@ class Proof:
     """What completion rests on: one query over all rows of the campaign, in one snapshot.
 
     ``holds`` is true when rows, counters and seal agree and nothing is open; ``differences`` names what does not.
+    ``revision`` is the ledger's when the snapshot was taken: while it is still that, nothing has changed since.
     """
 
     at: datetime
@@ -142,6 +143,7 @@ class Proof:
     digest: str
     holds: bool
     differences: tuple[str, ...] = ()
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)

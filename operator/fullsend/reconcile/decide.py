@@ -290,7 +290,9 @@ def _conclude(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Act
     proof = view.proof
     if proof is not None and not outdated(proof, view):
         age = now - proof.at
-        if (proof.holds or not must_hold) and proves(proof, view) and age <= PROOF_FRESH:
+        # A proof of very many rows is old when it is made: what counts is that nothing has changed since it began.
+        fresh = age <= (REPROVE if proof.revision == view.revision else PROOF_FRESH)
+        if (proof.holds or not must_hold) and proves(proof, view) and fresh:
             yield Finish(phase)
             return
         if age < (REPROVE if disproved(view, now) else PROVE_AGAIN):

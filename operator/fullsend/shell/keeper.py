@@ -46,7 +46,10 @@ LedgerAction = (
 )
 """What a keeper carries out; the other actions are about jobs, and the shell's."""
 
-LONG = (act.Sweep, act.EndRows, act.CarryOutReopen, act.Prove)
+_NOT_ABOUT_RECIPIENTS = frozenset({breaker.Reason.EVERYONE_REFUSED, breaker.Reason.MESSAGE_REFUSED})
+"""Halts whose run of refusals struck recipients for what was not theirs."""
+
+LONG = (act.Sweep, act.EndRows, act.CarryOutReopen, act.Prove, act.AcknowledgeHalt)
 """Actions that walk rows: seconds to minutes in a large campaign."""
 
 
@@ -179,6 +182,9 @@ class Keeper:
                 await campaigns.finish(db, campaign, phase, view.proof)
             case act.AcknowledgeHalt(halt_id):
                 now = datetime.now(UTC)
+                # First the rows, then the breaker: should this end in between, the next look does both again.
+                if view.breaker.reason in _NOT_ABOUT_RECIPIENTS and view.breaker.since is not None:
+                    await campaigns.reopen_run(db, campaign, halt_id=halt_id, halted_at=view.breaker.since)
                 await campaigns.update_breaker(db, campaign, lambda held: breaker.acknowledge(held, halt_id, now))
             case act.Halt(halt_id, reason, message, needs_person):
                 now = datetime.now(UTC)

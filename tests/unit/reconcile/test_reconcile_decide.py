@@ -313,6 +313,13 @@ def test_a_finish_that_the_ledger_refused_is_proved_anew() -> None:
     assert kinds(look(wish(), world(replace(done, proof=proof_of(done, at=ago(seconds=61)))))) == ["Prove"]
 
 
+def test_a_proof_that_took_long_still_speaks_while_nothing_has_changed() -> None:
+    done = view({"accepted": 5}, control=STOPPED.to_json())
+    slow = replace(proof_of(done, at=ago(minutes=5)), revision=done.revision)
+    assert kinds(look(wish(), world(replace(done, proof=slow)))) == ["Finish"]
+    assert kinds(look(wish(), world(replace(done, proof=slow, revision=done.revision + 1)))) == ["Prove"]
+
+
 def test_nothing_is_proved_while_a_session_is_left() -> None:
     for left in (session(1), session(1, expired=True)):
         done = view({"accepted": 5}, control=STOPPED.to_json(), sessions=(left,))

@@ -30,6 +30,16 @@ WITH asked AS (
 )
 SELECT count(*) FROM asked;
 
+-- refused_in_the_run --
+-- Who was refused between the last accepted message before a halt and the halt: by every sender, dead ones too
+SELECT r.identity_hash FROM fullsend.delivery AS d
+JOIN fullsend.recipient AS r ON r.campaign_id = d.campaign_id AND r.seq = d.seq
+WHERE d.campaign_id = %(campaign)s AND d.state = 'rejected' AND d.updated_at <= %(halted_at)s + interval '1 minute'
+    AND d.updated_at > coalesce((
+        SELECT max(a.updated_at) FROM fullsend.delivery AS a
+        WHERE a.campaign_id = %(campaign)s AND a.state = 'accepted' AND a.updated_at <= %(halted_at)s
+    ), '-infinity');
+
 -- next_reopen --
 -- The oldest request that is not carried out
 SELECT r.id FROM fullsend.reopen_request AS r

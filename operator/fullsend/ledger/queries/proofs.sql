@@ -43,6 +43,12 @@ SELECT clock_timestamp() AS at, c.sealed_seq,
         FROM fullsend.counter AS k WHERE k.campaign_id = c.id) AS counts
 FROM fullsend.campaign AS c WHERE c.id = %(campaign)s;
 
+-- discard_dead_plans --
+-- Plans whose writer is gone; what they wrote lies beyond the last sealed number and was never part of the campaign
+UPDATE fullsend.plan SET state = 'discarded'
+WHERE campaign_id = %(campaign)s AND state = 'running'
+    AND heartbeat_at + make_interval(secs => %(lease)s) <= clock_timestamp();
+
 -- store_proof --
 -- The newest proof, and the revision it speaks of
 UPDATE fullsend.campaign SET proof = %(proof)s::jsonb, proof_revision = %(revision)s
