@@ -40,6 +40,7 @@ NOT_WALKED = {
     Situation.CONFLICT,  # both are decided by the shell's look, and nothing is done in them
 }
 _seen: Counter[str] = Counter()
+pytestmark = pytest.mark.xdist_group("walks")  # they are summed up, so one worker takes them all
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
