@@ -91,7 +91,7 @@ def _seen_at_the_relay(folder: Path) -> str:
     return f"the relay has mail for {len(copies)} recipients, {twice} of them copies of one whose reply was lost"
 
 
-@click.command()
+@click.command(short_help="A whole campaign on this machine.")
 @click.argument("samples", type=click.Path(path_type=Path, exists=True), default=SAMPLES)
 @click.option(
     "--folder",

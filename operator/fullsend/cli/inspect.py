@@ -30,7 +30,7 @@ from fullsend.states import DeliveryState
 MISSING_COLUMNS = ("address", "state", "reason", "attempts", "next_attempt", "last_code", "last_text")
 
 
-@click.command()
+@click.command(short_help="Counts, replies, proof and throughput.")
 @click.argument("campaign")
 @namespace_option
 @where_options
@@ -48,7 +48,7 @@ async def report(campaign: str, namespace: str, where: Where, output: str) -> No
         print_report(Console(), made)
 
 
-@click.command()
+@click.command(short_help="Who has not been delivered to, and why.")
 @click.argument("campaign")
 @namespace_option
 @where_options
@@ -73,7 +73,7 @@ async def missing(campaign: str, namespace: str, where: Where) -> None:
             )
 
 
-@click.command()
+@click.command(short_help="One recipient's whole story.")
 @click.argument("campaign")
 @click.argument("address")
 @namespace_option

@@ -71,7 +71,7 @@ async def preview(campaign: str, address: str | None, form: str, namespace: str,
         click.echo(shown.html if form == "html" else shown.text)
 
 
-@click.command("send-test")
+@click.command("send-test", short_help="Send the message to a few of your own.")
 @click.argument("campaign")
 @click.option("--to", "addresses", multiple=True, required=True, help="Who gets the test. May be given several times.")
 @click.option("--for", "address", help="The recipient whose data to use. Default: the first of the plan.")

@@ -43,12 +43,12 @@ ERASED = "erased"
 """The reason under which the keyed hash of an erased person stays suppressed."""
 
 
-@click.group()
+@click.group(short_help="Import, clean and compare lists.")
 def audience() -> None:
     """Lists of people: import, clean, and compare with what was planned."""
 
 
-@audience.command("import")
+@audience.command("import", short_help="Import a CSV into a list of ours.")
 @click.argument("list_name", metavar="LIST")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--opt-in", type=click.Choice(["single", "double"]), help="For a new list: what makes a member eligible.")
@@ -71,7 +71,7 @@ async def import_(
     _tell(asdict(done), output)
 
 
-@audience.command()
+@audience.command(short_help="Rows that can't be mailed, and why.")
 @click.argument("name", metavar="FILE|LIST")
 @click.option("--column", default="email", show_default=True, help="The column with the address, of a file.")
 @click.option("--to", "target", type=click.File("w", encoding="utf-8"), default="-", help="Where the CSV goes.")
@@ -97,7 +97,7 @@ async def _source(name: str, column: str, namespace: str, where: Where) -> Async
         yield ListSource(db, namespace, (name,), frozenset({name}))
 
 
-@audience.command()
+@audience.command(short_help="Compare a sealed plan with its source.")
 @click.argument("campaign")
 @click.option(
     "--base-dir",
@@ -153,7 +153,7 @@ def _target(namespace: str, list_name: str | None, everywhere: bool) -> Target:
     return Target(Scope.TENANT, namespace)
 
 
-@suppress.command("add")
+@suppress.command("add", short_help="Suppress people, from now on.")
 @click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
 @click.option("--reason", default="asked", show_default=True, help="Why, one word.")
 @_target_options
@@ -236,7 +236,7 @@ async def suppress_import(
         click.echo(f"unusable {line}", err=True)
 
 
-@suppress.command("list")
+@suppress.command("list", short_help="What binds a namespace: CSV.")
 @namespace_option
 @where_options
 @runs

@@ -91,7 +91,11 @@ def print_report(console: Console, report: Report) -> None:
     _print_replies(console, report)
     if (plan := view.plan) is not None:
         text = f"plan: {plan.rows_read} rows read, {plan.duplicates} duplicates, {plan.invalid} invalid"
-        console.print(f"{text}, {plan.suppressed} suppressed; {plan.render_checked} renderings tried", highlight=False)
+        console.print(
+            f"{text}, {plan.suppressed} suppressed; {plan.render_checked} renderings tried",
+            highlight=False,
+            soft_wrap=True,
+        )
     if view.duplicates_possible:
         console.print(
             f"{view.duplicates_possible} sent again after nobody could know; they may have two copies", highlight=False

@@ -36,7 +36,7 @@ paths_argument = click.argument(
 )
 
 
-@click.command()
+@click.command(short_help="Check manifests; nothing is sent.")
 @paths_argument
 @runs
 async def validate(paths: tuple[Path, ...]) -> None:
@@ -53,7 +53,7 @@ async def validate(paths: tuple[Path, ...]) -> None:
     click.echo("valid: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
 
 
-@click.command()
+@click.command(short_help="Run campaigns on this machine.")
 @paths_argument
 @where_options
 @output_option

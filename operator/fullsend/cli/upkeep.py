@@ -15,7 +15,7 @@ from fullsend.ledger.view import Phase
 from fullsend.states import REOPENABLE, DeliveryState
 
 
-@click.command()
+@click.command(short_help="Install or update the ledger's schema.")
 @where_options
 @runs
 async def migrate(where: Where) -> None:
@@ -26,7 +26,7 @@ async def migrate(where: Where) -> None:
     click.echo(f"schema version {done.schema_version}: {applied}")
 
 
-@click.command()
+@click.command(short_help="Reopen recipients by state or address.")
 @click.argument("campaign")
 @click.option(
     "--state-of",
@@ -60,7 +60,7 @@ async def retry(
     click.echo(f"{reopened} reopened" + ("; run the campaign again to send to them" if reopened else ""))
 
 
-@click.command()
+@click.command(short_help="Delete an ended campaign's recipients.")
 @click.argument("campaign")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @namespace_option
