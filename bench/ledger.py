@@ -99,7 +99,7 @@ async def bench_sending(db: Database, campaign: CampaignId, count: int, flush: i
         for start in range(0, len(rows), flush):
             part = rows[start : start + flush]
             flushed = await sessions.flush(
-                db, session, arm=[Arm(row.seq, row.identity_hash) for row in part], record=waiting
+                db, session, arm=[Arm(row.seq, row.identity_hash, row.attempts) for row in part], record=waiting
             )
             assert len(flushed.armed) == len(part)
             waiting = [

@@ -83,7 +83,7 @@ async def claimed(db: Database, session: OpenedSession, limit: int, *, after: in
 
 
 def arms(rows: Sequence[Claimed]) -> list[Arm]:
-    return [Arm(row.seq, row.identity_hash) for row in rows]
+    return [Arm(row.seq, row.identity_hash, row.attempts) for row in rows]
 
 
 async def armed(db: Database, session: OpenedSession, rows: Sequence[Claimed]) -> Flushed:

@@ -50,10 +50,12 @@ _TEXT_LIMIT: Final = 1000  # characters of a reply that are kept
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A claimed row to arm, with the identity hash it was claimed with."""
+    """A claimed row to arm, with the identity hash it was claimed with, and as often as it had been armed by then: a
+    row that was given back and claimed anew meanwhile is another claim's to arm."""
 
     seq: Seq
     identity_hash: bytes
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Record:
     ``attempt`` is the number of the arm, ``Claimed.attempts + 1``. ``delay`` (seconds) is for DEFERRED and UNKNOWN.
     ``charged``: the recipient's own failure. ``feed_suppression``: with REJECTED, this mailbox is not mailed again by
     this tenant. UNRENDERABLE, DEFERRED and UNKNOWN may be recorded for a row that is still claimed; that is no attempt.
+    A record whose number is not that of the row's present claim or arm moves nothing.
     An UNKNOWN beyond the campaign's ``max_unknown_resends`` becomes ``held``.
     """
 
@@ -109,7 +112,12 @@ async def flush(db: Database, session: OpenedSession, *, arm: Sequence[Arm], rec
         statements.append(
             (
                 "arm",
-                {**key, "seqs": _array([a.seq for a in arm]), "hashes": b"".join(a.identity_hash for a in arm)},
+                {
+                    **key,
+                    "seqs": _array([a.seq for a in arm]),
+                    "attempts": _array([a.attempts for a in arm]),
+                    "hashes": b"".join(a.identity_hash for a in arm),
+                },
             )
         )
     results = await db.unit(*statements)

@@ -24,7 +24,7 @@ class InHand:
 
     @property
     def arm(self) -> Arm:
-        return Arm(self.claimed.seq, self.claimed.identity_hash)
+        return Arm(self.claimed.seq, self.claimed.identity_hash, self.claimed.attempts)
 
     def not_sent(self, reason: str) -> Record:
         """Nothing of this row went on the wire, whether or not it was armed: due now, uncharged."""

@@ -231,7 +231,23 @@ async def test_a_flush_is_all_or_nothing(ledger: Database) -> None:
     session = await world.opened(ledger, campaign)
     rows = await world.claimed(ledger, session, 2)
     await world.armed(ledger, session, rows[:1])
-    broken = [world.arms(rows[1:])[0], sessions.Arm(Seq(2**70), b"x" * 16)]  # a number no bigint can hold
+    broken = [world.arms(rows[1:])[0], sessions.Arm(Seq(2**70), b"x" * 16, 0)]  # a number no bigint can hold
     with pytest.raises(LedgerError):
         await sessions.flush(ledger, session, arm=broken, record=[world.accepted(rows[0])])
     assert await world.counts(ledger, campaign) == {S.ARMED: 1, S.CLAIMED: 1}
+
+
+async def test_a_flush_given_twice_leaves_a_row_alone_that_was_claimed_anew_meanwhile(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 1)
+    session = await world.opened(ledger, campaign)
+    [first] = await world.claimed(ledger, session, 1)
+    await world.armed(ledger, session, [first])
+    late = [world.outcome(first, state, delay=0.0) for state in (S.DEFERRED, S.UNKNOWN, S.UNRENDERABLE)]
+    await world.record(ledger, session, late[0])
+    [again] = await sessions.claim_due(ledger, session, limit=1)
+    for record in late:
+        await world.record(ledger, session, record)
+    assert (await world.armed(ledger, session, [first])).refused == {1}
+    assert await world.counts(ledger, campaign) == {S.CLAIMED: 1}
+    assert (await world.armed(ledger, session, [again])).armed == {1}
+    assert await world.sql(ledger, "SELECT attempt, state FROM fullsend.attempt") == [(1, "deferred")]

@@ -103,7 +103,8 @@ async def test_hot_statements_touch_no_more_rows_than_they_are_about(big: tuple[
     read_little(await explain(db, "claim_due", {**key, "limit": 64}), 70)
     rows = await world.claimed(db, session, 64, after=ROWS // 2)
     seqs = _array([row.seq for row in rows])
-    arm = {**key, "seqs": seqs, "hashes": b"".join(row.identity_hash for row in rows)}
+    attempts = _array([row.attempts for row in rows])
+    arm = {**key, "seqs": seqs, "attempts": attempts, "hashes": b"".join(row.identity_hash for row in rows)}
     read_little(await explain(db, "arm", arm), 70)
     await world.armed(db, session, rows)
     told = _told([world.accepted(row) for row in rows])

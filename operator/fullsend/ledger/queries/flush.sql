@@ -5,7 +5,7 @@ WITH open AS MATERIALIZED (
     FROM fullsend.session AS s JOIN fullsend.campaign AS c ON c.id = s.campaign_id
     WHERE s.id = %(session)s AND s.campaign_id = %(campaign)s AND s.fenced_at IS NULL AND s.ended_at IS NULL
 ), wanted AS MATERIALIZED (
-    SELECT w.seq, w.place, (
+    SELECT w.seq, w.attempts, w.place, (
         SELECT min(x.reason) FROM fullsend.suppression AS x
         WHERE x.identity_hash = substr(%(hashes)s::bytea, (w.place * 16 - 15)::integer, 16)
             AND (x.scope = 'installation' OR (x.scope = 'tenant' AND x.tenant_id = %(tenant)s)
@@ -13,15 +13,15 @@ WITH open AS MATERIALIZED (
                     AND NOT fullsend.welcome_through_another_list(
                         x.identity_hash, x.list_id, (SELECT o.list_ids FROM open AS o))))
     ) AS refusal
-    FROM unnest(%(seqs)s::bigint[]) WITH ORDINALITY AS w (seq, place)
+    FROM unnest(%(seqs)s::bigint[], %(attempts)s::integer[]) WITH ORDINALITY AS w (seq, attempts, place)
 ), mine AS MATERIALIZED (
-    SELECT d.seq FROM fullsend.delivery AS d
+    SELECT d.seq, d.attempts FROM fullsend.delivery AS d
     WHERE d.campaign_id = %(campaign)s AND d.seq = ANY (%(seqs)s::bigint[])
         AND d.state = 'claimed' AND d.session_id = %(session)s AND EXISTS (SELECT FROM open)
     ORDER BY d.seq FOR UPDATE
 ), judged AS MATERIALIZED (
     SELECT w.seq, w.refusal, row_number() OVER (PARTITION BY w.refusal IS NULL ORDER BY w.place) AS nth
-    FROM wanted AS w WHERE w.seq IN (SELECT m.seq FROM mine AS m)
+    FROM wanted AS w WHERE (w.seq, w.attempts) IN (SELECT m.seq, m.attempts FROM mine AS m)
 ), moved AS (
     UPDATE fullsend.delivery AS d
     SET state = CASE WHEN j.refusal IS NULL THEN 'armed' ELSE 'suppressed' END::fullsend.delivery_state,
@@ -67,12 +67,11 @@ WITH me AS MATERIALIZED (
 ), judged AS MATERIALIZED (
     SELECT t.*, f.state AS was, f.attempts, f.updated_at, f.holder,
         f.mine AND f.state = 'armed' AND f.attempts = t.n AS in_hand,
-        f.mine AND f.state = 'claimed' AS unarmed,
         CASE
             WHEN me.live AND f.mine AND f.state = 'armed' AND f.attempts = t.n THEN
                 CASE WHEN t.state = 'unknown' AND f.unknowns >= me.resends THEN 'held' ELSE t.state END
-            WHEN me.live AND f.mine AND f.state = 'claimed' AND t.state IN ('unrenderable', 'deferred', 'unknown')
-                THEN t.state
+            WHEN me.live AND f.mine AND f.state = 'claimed' AND f.attempts + 1 = t.n
+                AND t.state IN ('unrenderable', 'deferred', 'unknown') THEN t.state
             WHEN t.state = 'accepted' AND f.state <> 'accepted' AND (
                 (f.mine AND f.state = 'armed' AND f.attempts = t.n)
                 OR EXISTS (SELECT FROM fullsend.attempt AS a
@@ -90,7 +89,7 @@ WITH me AS MATERIALIZED (
         coalesce(j.enhanced, ''), coalesce(j.text, ''), coalesce(j.relay, ''), coalesce(j.ms, 0),
         CASE WHEN j.in_hand THEN j.updated_at
             ELSE clock_timestamp() - make_interval(secs => coalesce(j.ms, 0) / 1000.0) END
-    FROM judged AS j WHERE NOT j.unarmed AND j.n <= j.attempts
+    FROM judged AS j WHERE j.n <= j.attempts
     ON CONFLICT (campaign_id, seq, attempt) DO UPDATE SET state = excluded.state, reason = excluded.reason,
         charged = excluded.charged, content_sent = excluded.content_sent, stage = excluded.stage,
         code = excluded.code, enhanced = excluded.enhanced, text = excluded.text, relay = excluded.relay,
