@@ -160,9 +160,11 @@ class Connection:
             del self._armed[0]
             # Only now, with the record handed over, may the next row be armed: never more than k are.
             await self._supply.tell(judgement, recorded)
-            if self._may_go_on(session):
+            if self._may_go_on(session) and not judgement.hang_up:
                 await self._arm_some(session)
             await recorded
+            if judgement.hang_up:
+                break
         await self._unarm()
 
     async def _submit(self, session: Session, current: Armed) -> Outcome:

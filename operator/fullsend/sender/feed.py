@@ -24,6 +24,7 @@ from fullsend.errors import LedgerError, RenderError, SessionFenced
 from fullsend.ledger import sessions
 from fullsend.ledger.database import Database
 from fullsend.ledger.sessions import Claimed, OpenedSession, Record
+from fullsend.ledger.view import BreakerState
 from fullsend.sender.flusher import Flusher, Permission
 from fullsend.sender.hand import InHand
 from fullsend.sender.pulse import Pulse
@@ -195,12 +196,19 @@ class Feed:
             await self._ask_tokens()
             want = min(want, self._tokens - len(self._ready))
         if want > 0:
-            rows = await sessions.claim_due(self._db, self._session, limit=want)
-            self._ready.extend(rows)  # at once: whatever happens below, they are in hand
-            if len(rows) < want:
-                self._ready.extend(await self._claim_fresh(want - len(rows)))
+            claims = [self._claim_due, self._claim_fresh]
+            if self._pulse.breaker.state is not BreakerState.CLOSED and self._pulse.connections == 1:
+                claims.reverse()  # what is tried next must not be what was in trouble before
+            for claim in claims:
+                if want > 0:
+                    rows = await claim(want)
+                    self._ready.extend(rows)  # at once: whatever happens below, they are in hand
+                    want -= len(rows)
         if self.has_work():
             self._changed()
+
+    async def _claim_due(self, limit: int) -> list[Claimed]:
+        return await sessions.claim_due(self._db, self._session, limit=limit)
 
     async def _claim_fresh(self, limit: int) -> list[Claimed]:
         started = time.monotonic()

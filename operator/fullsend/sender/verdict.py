@@ -26,7 +26,8 @@ from fullsend.smtp.rules import Charge, Rule
 from fullsend.states import DeliveryState, Seq
 
 POISON_AFTER = 3
-"""Connections that one address may break, while others pass in between, before it is charged for it."""
+"""Connections that one address may break, or refusals that speak of the relay that it may meet, while others pass in
+between, before it is charged for them."""
 
 MESSAGE_TRIES = 2
 """Tries of a message that is refused as a message, while others pass, before this recipient's copy is at fault."""
@@ -38,11 +39,12 @@ JITTER = 0.25
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What to record of one outcome; what to tell the breaker; whom of those refused before to try again after all
-    (identity hashes)."""
+    (identity hashes); whether the connection is at its end although the relay keeps it open."""
 
     record: Record
     trouble: Trouble | None = None
     reopen: tuple[bytes, ...] = ()
+    hang_up: bool = False
 
 
 def backoff(retry: RetryControl, charged: int, dice: random.Random) -> float:
@@ -60,6 +62,7 @@ class Judge:
         self._bare: list[bytes] = []  # refused at RCPT without a recipient's reason since the last accept
         self._accepts = 0
         self._breaks: dict[Seq, tuple[int, int]] = {}  # connections broken, and the accepts there were by then
+        self._refusals: dict[Seq, tuple[int, int]] = {}  # the same of refusals that speak of the relay
 
     def judge(
         self,
@@ -84,7 +87,7 @@ class Judge:
             case Unsent():
                 return self._unsent(base, outcome, retry, fresh=fresh)
             case Refused():
-                return self._refused(base, outcome, classify(outcome, rules), retry)
+                return self._refused(base, outcome, classify(outcome, rules), retry, fresh=fresh)
             case _:
                 assert_never(outcome)
 
@@ -93,6 +96,7 @@ class Judge:
         self._bare.clear()
         self._accepts += 1
         self._breaks.pop(seq, None)
+        self._refusals.pop(seq, None)
 
     def _unknown(self, base: _Recorder, outcome: Unknown, retry: RetryControl) -> Judgement:
         self._sample = breaker.remember(self._sample, breaker.Verdict.OTHER)
@@ -112,17 +116,10 @@ class Judge:
 
         A connection that has carried messages may end: the next one tells whether the relay is in trouble.
         """
-        seq = base.claimed.seq
-        if outcome.stage in (Stage.RCPT, Stage.DATA):
-            broken, accepts = self._breaks.get(seq, (0, -1))
-            if accepts != self._accepts:
-                broken += 1
-                self._breaks[seq] = (broken, self._accepts)
-            if broken >= POISON_AFTER:
-                del self._breaks[seq]
-                return Judgement(
-                    self._deferred_or_expired(base, "BreaksConnections", retry, stage=outcome.stage, text=outcome.why)
-                )
+        if outcome.stage in (Stage.RCPT, Stage.DATA) and self._follows(self._breaks, base.claimed):
+            return Judgement(
+                self._deferred_or_expired(base, "BreaksConnections", retry, stage=outcome.stage, text=outcome.why)
+            )
         record = base.record(
             DeliveryState.DEFERRED,
             "ConnectionLost",
@@ -133,31 +130,63 @@ class Judge:
         )
         return Judgement(record, breaker.ConnectFailed(outcome.stage, outcome.why) if fresh else None)
 
-    def _refused(self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl) -> Judgement:
+    def _follows(self, seen: dict[Seq, tuple[int, int]], claimed: Claimed) -> bool:
+        """One more trouble of this row: whether it follows the row, others passing in between, and is its own."""
+        count, accepts = seen.get(claimed.seq, (0, -1))
+        if accepts != self._accepts:
+            count += 1
+            seen[claimed.seq] = (count, self._accepts)
+        if count < POISON_AFTER:
+            return False
+        del seen[claimed.seq]
+        return True
+
+    def _relays(
+        self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl, trouble: Trouble | None
+    ) -> Judgement:
+        """A refusal that speaks of the relay or of the connection.
+
+        Once the recipient was named it may be the recipient's all the same: such a row is not due at once, or it would
+        come before everybody else again, and if the refusal follows it, others passing, it is charged.
+        """
+        self._remember(breaker.Verdict.OTHER)
+        stage, reply = str(refused.stage), refused.reply
+        hang_up = verdict.charge is Charge.CONNECTION
+        if refused.stage not in (Stage.RCPT, Stage.DATA, Stage.DOT):
+            return Judgement(base.untouched(verdict.reason, stage, reply), trouble, hang_up=hang_up)
+        if self._follows(self._refusals, base.claimed):
+            record = self._deferred_or_expired(base, "RefusedAsRelayTrouble", retry, stage=stage, reply=reply)
+            return Judgement(record, hang_up=hang_up)
+        record = base.untouched(verdict.reason, stage, reply, delay=backoff(retry, 1, self._dice))
+        return Judgement(record, trouble, hang_up=hang_up)
+
+    def _refused(
+        self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl, *, fresh: bool
+    ) -> Judgement:
         stage, reply = str(refused.stage), refused.reply
         said = f"{reply.code} {reply.enhanced} {reply.text}"
         match verdict.charge:
             case Charge.RECIPIENT:
                 return self._recipient(base, refused, verdict, retry)
             case Charge.CONNECTION:
-                self._remember(breaker.Verdict.OTHER)
-                return Judgement(base.untouched(verdict.reason, stage, reply))
+                # At its end before it carried anything: if the next one is as well, the relay is in trouble.
+                trouble = breaker.Refused(verdict.reason, said) if fresh else None
+                return self._relays(base, refused, verdict, retry, trouble)
             case Charge.TRANSPORT:
-                self._remember(breaker.Verdict.OTHER)
-                return Judgement(base.untouched(verdict.reason, stage, reply), breaker.Refused(verdict.reason, said))
+                return self._relays(base, refused, verdict, retry, breaker.Refused(verdict.reason, said))
             case Charge.SENDER:
                 self._remember(breaker.Verdict.SENDER)
                 # Not due at once: the next recipient tells whether it is this provider or everybody.
                 record = base.untouched(verdict.reason, stage, reply, delay=backoff(retry, 1, self._dice))
-                trouble = breaker.judge(self._sample, said)
-                if trouble is None and not self._accepts and base.claimed.attempts + 1 >= breaker.RUN:
-                    trouble = breaker.SenderRefused(said)  # those who are left are refused each time: no loop
-                return Judgement(record, trouble)
+                general = breaker.judge(self._sample, said)
+                if general is None and not self._accepts and base.claimed.attempts + 1 >= breaker.RUN:
+                    general = breaker.SenderRefused(said)  # those who are left are refused each time: no loop
+                return Judgement(record, general)
             case Charge.MESSAGE:
                 self._remember(breaker.Verdict.MESSAGE)
                 delay = backoff(retry, 1, self._dice)
-                if (trouble := breaker.judge(self._sample, said)) is not None:
-                    return Judgement(base.untouched(verdict.reason, stage, reply, delay=delay), trouble)
+                if (general := breaker.judge(self._sample, said)) is not None:
+                    return Judgement(base.untouched(verdict.reason, stage, reply, delay=delay), general)
                 final = base.claimed.charges + 1 >= MESSAGE_TRIES
                 return Judgement(
                     base.record(

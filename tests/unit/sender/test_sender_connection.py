@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -14,6 +15,10 @@ from sender_fakes import SESSION, FakeLedger, FakeSupply, S
 from fullsend.ledger.database import Database
 from fullsend.sender.connection import Connection
 from fullsend.sender.flusher import Flusher
+from fullsend.sender.hand import Armed
+from fullsend.sender.verdict import Judgement
+from fullsend.smtp.outcome import Outcome
+from fullsend.smtp.session import Session
 from fullsend.smtp.settings import Pipelining
 
 ARMED_AT_MOST = {Pipelining.OFF: 1, Pipelining.GROUP: 1, Pipelining.OVERLAP: 2}
@@ -168,3 +173,21 @@ async def test_a_row_armed_too_long_ago_is_not_sent_on_that_arming(monkeypatch: 
         await drive(supply, flusher, 1)
     assert not any(relay.contents for relay in supply.relays)
     assert set(ledger.states.values()) == {S.DEFERRED}
+
+
+async def test_a_connection_that_the_relay_calls_at_its_end_is_closed_and_another_one_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger = FakeLedger()
+    ledger.install(monkeypatch)
+    supply = FakeSupply(ledger, 60, Pipelining.OVERLAP)
+    judge = supply.judge
+
+    def at_its_end(armed: Armed, outcome: Outcome, session: Session, took_ms: int) -> Judgement:
+        return replace(judge(armed, outcome, session, took_ms), hang_up=True)
+
+    monkeypatch.setattr(supply, "judge", at_its_end)
+    async with flushing(ledger) as flusher:
+        await drive(supply, flusher, 1)
+    assert max(sum(relay.contents.values()) for relay in supply.relays) == 1
+    assert not {S.CLAIMED, S.ARMED} & set(ledger.states.values())

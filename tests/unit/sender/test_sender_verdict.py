@@ -167,6 +167,47 @@ def test_a_relay_that_breaks_every_connection_charges_nobody():
         assert not judgement.record.charged
 
 
+SPEAK_OF_THE_RELAY = [
+    (550, "5.4.4", "no servers could be reached"),
+    (451, "4.4.1", "connection to mx timed out"),
+    (451, "4.3.0", "temporary lookup failure"),
+    (452, "4.5.3", "too many recipients"),
+]
+
+
+@pytest.mark.parametrize(("code", "enhanced", "text"), SPEAK_OF_THE_RELAY)
+def test_a_refusal_of_the_relay_that_follows_one_recipient_while_others_pass_is_charged_by_name(
+    code: int, enhanced: str, text: str
+):
+    judge, said = Judged(), refused(Stage.RCPT, code, enhanced, text)
+    judgements = []
+    for n in range(POISON_AFTER):
+        judgements.append(judge(armed(13), said, fresh=False))
+        judge(armed(100 + n), OK)
+    assert all(not j.record.charged and (j.record.delay or 0) >= RETRY.min_backoff for j in judgements[:-1])
+    last = judgements[-1]
+    assert (last.record.state, last.record.reason) == (DeliveryState.DEFERRED, "RefusedAsRelayTrouble")
+    assert last.record.charged
+    assert last.trouble is None
+
+
+@pytest.mark.parametrize(("code", "enhanced", "text"), SPEAK_OF_THE_RELAY)
+def test_a_relay_in_trouble_with_everybody_charges_nobody_and_is_told_of(code: int, enhanced: str, text: str):
+    judge, said = Judged(), refused(Stage.RCPT, code, enhanced, text)
+    for n in range(POISON_AFTER * 9):
+        judgement = judge(armed(n % 9), said)
+        assert not judgement.record.charged
+        assert isinstance(judgement.trouble, breaker.Refused)
+
+
+def test_only_a_refusal_of_the_connection_ends_the_connection():
+    assert Judged()(armed(), refused(Stage.RCPT, 452, "4.5.3", "too many recipients")).hang_up
+    assert Judged()(armed(), refused(Stage.MAIL, 452, "4.5.3", "too many messages in this session")).hang_up
+    assert not Judged()(armed(), refused(Stage.RCPT, 451, "4.3.0", "temporary lookup failure")).hang_up
+    used = Judged()(armed(), refused(Stage.RCPT, 452, "4.5.3", "too many recipients"), fresh=False)
+    assert used.trouble is None
+
+
 def test_when_everybody_is_refused_those_already_rejected_are_tried_again():
     judge = Judged()
     judgement = None
