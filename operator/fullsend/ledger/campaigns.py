@@ -11,11 +11,11 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fullsend.errors import CampaignOwned
 from fullsend.ledger.database import Connection, Database, unknown_campaign, utc, utc_or_none
-from fullsend.ledger.endings import carry_out_reopen, end_rows, reopen_run, request_reopen
+from fullsend.ledger.endings import carry_out_reopen, end_rows, reopen_refused, reopen_run, request_reopen
 from fullsend.ledger.mapping import (
     breaker_of,
     breaker_to_json,
@@ -30,6 +30,9 @@ from fullsend.ledger.proofs import finish, prove
 from fullsend.ledger.purging import purge
 from fullsend.ledger.view import BreakerView, LedgerView, Owner, Phase
 from fullsend.states import CampaignId
+
+if TYPE_CHECKING:
+    from fullsend.ledger.sessions import OpenedSession
 
 __all__ = [
     "CampaignSummary",
@@ -50,6 +53,7 @@ __all__ = [
     "purge",
     "register",
     "release_owner",
+    "reopen_refused",
     "reopen_run",
     "request_reopen",
     "update_breaker",
@@ -243,15 +247,28 @@ async def load_breaker(db: Database, campaign: CampaignId) -> BreakerView:
     return breaker_of(row["breaker"])
 
 
-async def update_breaker(db: Database, campaign: CampaignId, step: Callable[[BreakerView], BreakerView]) -> BreakerView:
-    """Applies a pure step to the breaker under its lock; ``step`` may be called again after a lost race."""
+async def update_breaker(
+    db: Database,
+    campaign: CampaignId,
+    step: Callable[[BreakerView], BreakerView],
+    *,
+    session: OpenedSession | None = None,
+) -> BreakerView:
+    """Applies a pure step to the breaker under its lock; ``step`` may be called again after a lost race.
+
+    A sender gives its ``session``: what a fenced one says no longer counts, and the breaker stays as it is.
+    """
 
     async def work(connection: Connection) -> BreakerView:
+        counts = True
+        if session is not None:
+            guard = await (await connection.execute(query("lock_session"), {"session": session.id})).fetchone()
+            counts = guard == (True,)
         row = await (await connection.execute(query("lock_breaker"), {"campaign": campaign})).fetchone()
         if row is None:
             raise unknown_campaign(campaign)
         before = breaker_of(row[0])
-        after = step(before)
+        after = step(before) if counts else before
         if after != before:
             document = json.dumps(breaker_to_json(after))
             await connection.execute(query("write_breaker"), {"campaign": campaign, "breaker": document})

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from fullsend.errors import SessionFenced
 from fullsend.ledger.database import Connection, Database, unknown_campaign
 from fullsend.ledger.named import query
 from fullsend.ledger.view import FINISHED, Phase
 from fullsend.states import REOPENABLE, TRANSITIONS, CampaignId, DeliveryState
+
+if TYPE_CHECKING:
+    from fullsend.ledger.sessions import OpenedSession
 
 _WAITING: Final = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED, DeliveryState.UNKNOWN})
 _REOPEN_CHUNK: Final = 5_000
@@ -89,6 +93,30 @@ async def reopen_run(db: Database, campaign: CampaignId, *, halt_id: str, halted
     identities = [bytes(row["identity_hash"]) for row in rows]
     await request_reopen(db, campaign, id=f"halt-{halt_id}", states=[DeliveryState.REJECTED], identities=identities)
     return await carry_out_reopen(db, campaign)
+
+
+async def reopen_refused(db: Database, session: OpenedSession, *, id: str, identities: Sequence[bytes]) -> int:
+    """A sender's own wish: retries the few whose refusal turned out to be everybody's trouble. In one transaction with
+    the proof that the session is live and the campaign sends, so that a sender that comes too late opens nothing that
+    was finished meanwhile (0 then). Raises SessionFenced."""
+
+    async def work(connection: Connection) -> int:
+        guard = await (await connection.execute(query("lock_session"), {"session": session.id})).fetchone()
+        if guard != (True,):
+            raise SessionFenced(f"Session {session.id} was fenced: it reopens nothing.")
+        row = await (await connection.execute(query("lock_reopen"), {"campaign": session.campaign})).fetchone()
+        if row is None or Phase(row[2]) is not Phase.SENDING:
+            return 0
+        tenant, sealed_seq, _ = row
+        key = {"campaign": session.campaign, "id": id}
+        asked = {**key, "states": [DeliveryState.REJECTED.value], "identities": list(identities)}
+        await connection.execute(query("request_reopen"), asked)
+        # One row more than there can be: the chunk is the last, and the request done.
+        chunk = {**key, "tenant": tenant, "sealed_seq": sealed_seq, "chunk": len(identities) + 1}
+        moved = await (await connection.execute(query("reopen_chunk"), chunk)).fetchone()
+        return 0 if moved is None else int(moved[0])
+
+    return await db.transaction(work)
 
 
 async def carry_out_reopen(db: Database, campaign: CampaignId) -> int:

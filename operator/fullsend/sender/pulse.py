@@ -201,7 +201,7 @@ class Pulse:
         self.breaker = step(self.breaker)  # at once for this sender, whatever the database takes
         self._steps += 1
         try:
-            self.breaker = await campaigns.update_breaker(self._db, self._campaign, step)
+            self.breaker = await campaigns.update_breaker(self._db, self._campaign, step, session=self._session)
         except LedgerError as error:
             log.warning("the breaker's state could not be stored: %s", error)
         finally:

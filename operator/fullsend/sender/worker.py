@@ -330,10 +330,7 @@ class Worker:
         """Rows that were refused for what turned out to be everybody's trouble: they wait again, uncharged."""
         id_ = f"everyone-refused-{self._session.id}-{uuid.uuid4().hex[:8]}"
         try:
-            await campaigns.request_reopen(
-                self._db, self._campaign, id=id_, states=[DeliveryState.REJECTED], identities=identities
-            )
-            await campaigns.carry_out_reopen(self._db, self._campaign)
+            await campaigns.reopen_refused(self._db, self._session, id=id_, identities=identities)
         except LedgerError as error:
             log.warning("%d rows refused for everybody's trouble stay rejected: %s", len(identities), error)
 

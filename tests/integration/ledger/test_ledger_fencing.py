@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from fullsend.errors import SessionFenced
-from fullsend.ledger import sessions
+from fullsend.ledger import campaigns, sessions
 from fullsend.ledger.database import Database
 from fullsend.ledger.named import query
 from fullsend.ledger.sessions import Claimed, OpenedSession
@@ -236,3 +237,35 @@ async def test_a_claimed_row_may_be_recorded_as_unrenderable_without_an_attempt(
     await world.record(ledger, session, world.outcome(row, S.UNRENDERABLE, reason="'name' is undefined"))
     await agree(ledger, campaign, unrenderable=1)
     assert await world.sql(ledger, "SELECT count(*) FROM fullsend.attempt") == [(0,)]
+
+
+async def test_a_fenced_session_neither_writes_the_breaker_nor_reopens(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 2)
+    session = await world.opened(ledger, campaign)
+    rows = await world.claimed(ledger, session, 2)
+    await world.armed(ledger, session, rows)
+    await world.record(ledger, session, *(world.outcome(row, S.REJECTED) for row in rows))
+    who = [world.identity(1)]
+    assert await campaigns.reopen_refused(ledger, session, id="r1", identities=who) == 1
+    assert await campaigns.reopen_refused(ledger, session, id="r1", identities=who) == 0
+    assert await world.counts(ledger, campaign) == {S.DEFERRED: 1, S.REJECTED: 1}
+    view = await campaigns.update_breaker(ledger, campaign, lambda b: replace(b, failures=1), session=session)
+    assert view.failures == 1
+    await sessions.fence(ledger, session.id, 1)
+    view = await campaigns.update_breaker(ledger, campaign, lambda b: replace(b, failures=2), session=session)
+    assert view == await campaigns.load_breaker(ledger, campaign)
+    assert view.failures == 1
+    with pytest.raises(SessionFenced):
+        await campaigns.reopen_refused(ledger, session, id="r2", identities=[world.identity(2)])
+    assert (await world.counts(ledger, campaign))[S.REJECTED] == 1
+
+
+async def test_a_sender_reopens_nothing_of_a_campaign_that_is_finished(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 1)
+    session = await world.opened(ledger, campaign)
+    [row] = await world.claimed(ledger, session, 1)
+    await world.armed(ledger, session, [row])
+    await world.record(ledger, session, world.outcome(row, S.REJECTED))
+    await world.sql(ledger, "UPDATE fullsend.campaign SET phase = 'failed' WHERE id = %s", campaign)
+    assert await campaigns.reopen_refused(ledger, session, id="r1", identities=[world.identity(1)]) == 0
+    assert await world.counts(ledger, campaign) == {S.REJECTED: 1}
