@@ -29,8 +29,8 @@ POISON_AFTER = 3
 """Connections that one address may break, or refusals that speak of the relay that it may meet, while others pass in
 between, before it is charged for them."""
 
-MESSAGE_TRIES = 2
-"""Tries of a message that is refused as a message, while others pass, before this recipient's copy is at fault."""
+CHARGED_BEFORE = 3
+"""Charges after which a message that is refused for good is not tried again by a sender that had no part in them."""
 
 JITTER = 0.25
 """Backoff is stretched by up to this share, upward only: never sooner than the relay was promised."""
@@ -61,6 +61,8 @@ class Judge:
         self._sample: tuple[breaker.Verdict, ...] = ()
         self._bare: list[bytes] = []  # refused at RCPT without a recipient's reason since the last accept
         self._accepts = 0
+        self._content: set[Seq] = set()  # refused for good as a message, by this sender
+        self._put_off: set[Seq] = set()  # refused for now as a message since the last accept
         self._breaks: dict[Seq, tuple[int, int]] = {}  # connections broken, and the accepts there were by then
         self._refusals: dict[Seq, tuple[int, int]] = {}  # the same of refusals that speak of the relay
 
@@ -94,9 +96,11 @@ class Judge:
     def _accepted(self, seq: Seq) -> None:
         self._sample = breaker.remember(self._sample, breaker.Verdict.ACCEPTED)
         self._bare.clear()
+        self._put_off.clear()
         self._accepts += 1
         self._breaks.pop(seq, None)
         self._refusals.pop(seq, None)
+        self._content.discard(seq)
 
     def _unknown(self, base: _Recorder, outcome: Unknown, retry: RetryControl) -> Judgement:
         self._sample = breaker.remember(self._sample, breaker.Verdict.OTHER)
@@ -183,23 +187,39 @@ class Judge:
                     general = breaker.SenderRefused(said)  # those who are left are refused each time: no loop
                 return Judgement(record, general)
             case Charge.MESSAGE:
-                self._remember(breaker.Verdict.MESSAGE)
-                delay = backoff(retry, 1, self._dice)
-                if (general := breaker.judge(self._sample, said)) is not None:
-                    return Judgement(base.untouched(verdict.reason, stage, reply, delay=delay), general)
-                final = base.claimed.charges + 1 >= MESSAGE_TRIES
-                return Judgement(
-                    base.record(
-                        DeliveryState.REJECTED if final else DeliveryState.DEFERRED,
-                        verdict.reason,
-                        stage=stage,
-                        reply=reply,
-                        charged=True,
-                        delay=None if final else delay,
-                    )
-                )
+                return self._message(base, refused, verdict, retry)
             case _:
                 assert_never(verdict.charge)
+
+    def _message(self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl) -> Judgement:
+        """This recipient's copy is refused, or the campaign's content: for now, or for good.
+
+        For good it is at the second try only, by this sender, which would have halted if it were everybody's; what
+        other senders have seen is known by their charges. For now it is never: if it happens to others as well, the
+        relay is in trouble, and no person is asked.
+        """
+        stage, reply, seq = str(refused.stage), refused.reply, base.claimed.seq
+        said = f"{reply.code} {reply.enhanced} {reply.text}"
+        delay = backoff(retry, 1, self._dice)
+        final = False
+        if not verdict.permanent:
+            self._remember(breaker.Verdict.OTHER)
+            self._put_off.add(seq)
+            if len(self._put_off) >= breaker.RUN:
+                trouble = breaker.Refused(verdict.reason, said)
+                return Judgement(base.untouched(verdict.reason, stage, reply, delay=delay), trouble)
+        else:
+            self._remember(breaker.Verdict.MESSAGE)
+            if (general := breaker.judge(self._sample, said)) is not None:
+                return Judgement(base.untouched(verdict.reason, stage, reply, delay=delay), general)
+            final = seq in self._content or base.claimed.charges >= CHARGED_BEFORE
+            self._content.add(seq)
+        if final:
+            self._content.discard(seq)
+            return Judgement(
+                base.record(DeliveryState.REJECTED, verdict.reason, stage=stage, reply=reply, charged=True)
+            )
+        return Judgement(self._deferred_or_expired(base, verdict.reason, retry, stage=stage, reply=reply))
 
     def _recipient(self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl) -> Judgement:
         stage, reply = str(refused.stage), refused.reply

@@ -245,6 +245,37 @@ def test_a_message_that_was_armed_before_and_never_refused_is_not_rejected_at_it
     assert judgement.record.state is DeliveryState.DEFERRED
 
 
+def test_content_refused_for_now_never_ends_a_recipient_before_its_time():
+    judge, said = Judged(), refused(Stage.DOT, 451, "", "try again later")
+    since = datetime(2030, 1, 1, tzinfo=UTC)
+    for charges in range(9):
+        judgement = judge(armed(5, attempts=charges, charges=charges, since=since), said, now=since)
+        assert (judgement.record.state, judgement.record.charged) == (DeliveryState.DEFERRED, True)
+        assert judgement.trouble is None
+    late = since + timedelta(seconds=RETRY.expire_after)
+    assert judge(armed(5, attempts=9, charges=9, since=since), said, now=late).record.state is DeliveryState.EXPIRED
+
+
+def test_content_refused_for_now_to_everybody_is_the_relays_trouble_and_needs_no_person():
+    judge, said = Judged(), refused(Stage.DOT, 451, "", "try again later")
+    judgements = [judge(armed(seq), said) for seq in range(1, breaker.RUN * 4)]
+    assert [j.trouble for j in judgements[: breaker.RUN - 1]] == [None] * (breaker.RUN - 1)
+    assert all(isinstance(j.trouble, breaker.Refused) for j in judgements[breaker.RUN - 1 :])
+    assert not any(j.record.charged for j in judgements[breaker.RUN - 1 :])
+
+
+def test_a_charge_for_something_else_is_no_first_refusal_of_the_content():
+    said = refused(Stage.DOT, 552, "5.3.4", "message too big")
+    record = Judged()(armed(5, attempts=1, charges=1), said).record
+    assert (record.state, record.charged) == (DeliveryState.DEFERRED, True)
+
+
+def test_content_refused_for_good_to_one_recipient_ends_also_where_each_try_is_another_sender_s():
+    said = refused(Stage.DOT, 552, "5.3.4", "message too big")
+    states = [Judged()(armed(5, attempts=n, charges=n), said).record.state for n in range(4)]
+    assert states == [DeliveryState.DEFERRED] * 3 + [DeliveryState.REJECTED]
+
+
 def test_a_tail_of_recipients_whose_provider_refuses_the_sender_ends_in_a_halt_not_in_a_loop():
     said = refused(Stage.MAIL, 550, "5.7.1", "this sender is not allowed here")
     assert Judged()(armed(1, attempts=1), said).trouble is None
