@@ -43,7 +43,11 @@ def test_walks_keep_every_invariant_end_and_reach_every_situation_and_every_acti
     """A walk that never gets anywhere proves nothing, so what they reached is part of the claim."""
     seen: Counter[str] = Counter()
     for seed in range(WALKS):
-        world = walk(seed, STEPS)
+        try:
+            world = walk(seed, STEPS)
+        except Exception as error:
+            error.add_note(f"in walk {seed}")
+            raise
         seen.update(world.seen)
         tried["walks"] += 1
         tried["steps checked"] += world.steps

@@ -33,6 +33,7 @@ from fullsend.ledger.database import OLDEST_SCHEMA, PROGRAM_SCHEMA, translate, w
 _LOCK: Final = 0x66756C6C  # "full": the advisory lock's key
 _LOCK_TIMEOUT: Final = "3s"
 _RETRIES: Final = 40  # at 3 s each: two minutes of looking for a gap between proofs
+OLDEST_SERVER: Final = 150000  # as libpq counts versions; see docs/decisions/postgresql-15.md
 _MIGRATOR_WAIT: Final = 300.0  # seconds to wait for another migrator
 
 
@@ -114,12 +115,18 @@ async def migrate(dsn: str) -> MigrationReport:
 def _migrate(conninfo: str) -> MigrationReport:
     try:
         with psycopg.connect(conninfo) as guard:  # its open transaction holds the advisory lock
+            _check_server(guard.info.server_version)
             guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             _take_turn(guard)
             applied = _apply(conninfo)
             return MigrationReport(applied, _install(conninfo))
     except psycopg.Error as error:
         raise translate(error) from error
+
+
+def _check_server(version: int) -> None:
+    if version < OLDEST_SERVER:
+        raise LedgerError(f"This is PostgreSQL {version // 10000}; the ledger needs {OLDEST_SERVER // 10000} or newer.")
 
 
 def _take_turn(guard: psycopg.Connection[Any]) -> None:

@@ -138,3 +138,9 @@ async def test_what_postgresql_refuses_is_a_ledger_error_with_its_cause(ledger: 
     with pytest.raises(LedgerError) as caught:
         await world.sql(ledger, "SELECT 1 / 0")
     assert isinstance(caught.value.__cause__, psycopg.errors.DivisionByZero)
+
+
+async def test_a_server_that_is_too_old_is_named(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "OLDEST_SERVER", 990000)
+    with pytest.raises(LedgerError, match=r"This is PostgreSQL \d+; the ledger needs 99 or newer"):
+        await migrate(empty_dsn)
