@@ -29,6 +29,10 @@ POISON_AFTER = 3
 """Connections that one address may break, or refusals that speak of the relay that it may meet, while others pass in
 between, before it is charged for them."""
 
+ALONE_AFTER = 10
+"""Attempts without a verdict after which a row that is alone in its trouble is charged, though nobody is left to pass
+in between: no row stays for ever."""
+
 CHARGED_BEFORE = 3
 """Charges after which a message that is refused for good is not tried again by a sender that had no part in them."""
 
@@ -62,6 +66,7 @@ class Judge:
         self._bare: list[bytes] = []  # refused at RCPT without a recipient's reason since the last accept
         self._accepts = 0
         self._content: set[Seq] = set()  # refused for good as a message, by this sender
+        self._troubled: set[Seq] = set()  # met with trouble that may be the relay's since the last accept
         self._put_off: set[Seq] = set()  # refused for now as a message since the last accept
         self._breaks: dict[Seq, tuple[int, int]] = {}  # connections broken, and the accepts there were by then
         self._refusals: dict[Seq, tuple[int, int]] = {}  # the same of refusals that speak of the relay
@@ -97,6 +102,7 @@ class Judge:
         self._sample = breaker.remember(self._sample, breaker.Verdict.ACCEPTED)
         self._bare.clear()
         self._put_off.clear()
+        self._troubled.clear()
         self._accepts += 1
         self._breaks.pop(seq, None)
         self._refusals.pop(seq, None)
@@ -120,7 +126,8 @@ class Judge:
 
         A connection that has carried messages may end: the next one tells whether the relay is in trouble.
         """
-        if outcome.stage in (Stage.RCPT, Stage.DATA) and self._follows(self._breaks, base.claimed):
+        named = outcome.stage in (Stage.RCPT, Stage.DATA) or (outcome.stage is Stage.MAIL and fresh)
+        if named and self._follows(self._breaks, base.claimed):
             return Judgement(
                 self._deferred_or_expired(base, "BreaksConnections", retry, stage=outcome.stage, text=outcome.why)
             )
@@ -135,7 +142,16 @@ class Judge:
         return Judgement(record, breaker.ConnectFailed(outcome.stage, outcome.why) if fresh else None)
 
     def _follows(self, seen: dict[Seq, tuple[int, int]], claimed: Claimed) -> bool:
-        """One more trouble of this row: whether it follows the row, others passing in between, and is its own."""
+        """One more trouble of this row: whether it follows the row, others passing in between, and is its own.
+
+        A sender that meets nobody else can't tell. What others have learnt is in the ledger: a row that was charged
+        and has been tried in vain as often as it takes is charged again, and any row after ``ALONE_AFTER`` such tries;
+        but never while somebody else meets with the same.
+        """
+        self._troubled.add(claimed.seq)
+        in_vain = claimed.attempts - claimed.charges - claimed.unknowns
+        if self._troubled == {claimed.seq} and in_vain >= (POISON_AFTER - 1 if claimed.charges else ALONE_AFTER):
+            return True
         count, accepts = seen.get(claimed.seq, (0, -1))
         if accepts != self._accepts:
             count += 1

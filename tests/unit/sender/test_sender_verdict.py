@@ -11,7 +11,7 @@ from fullsend.ledger.control import RetryControl
 from fullsend.ledger.sessions import Claimed
 from fullsend.reconcile import breaker
 from fullsend.sender.hand import Armed, InHand
-from fullsend.sender.verdict import JITTER, POISON_AFTER, Judge, Judgement, backoff
+from fullsend.sender.verdict import ALONE_AFTER, JITTER, POISON_AFTER, Judge, Judgement, backoff
 from fullsend.smtp.outcome import Accepted, Outcome, Outgoing, Refused, Stage, Unknown, Unsent
 from fullsend.smtp.reply import Reply
 from fullsend.states import DeliveryState, Seq
@@ -158,6 +158,53 @@ def test_an_address_that_breaks_connections_while_others_pass_is_charged_by_name
     assert last.record.reason == "BreaksConnections"
     assert last.record.charged
     assert last.trouble is None
+
+
+TROUBLES = pytest.mark.parametrize(
+    "trouble",
+    [
+        Unsent("connection closed", None, Stage.RCPT),
+        Unsent("connection closed", None, Stage.MAIL),
+        refused(Stage.RCPT, 451, "4.3.0", "temporary lookup failure"),
+        refused(Stage.RCPT, 452, "4.5.3", "too many recipients"),
+    ],
+)
+
+
+@TROUBLES
+def test_a_row_known_for_its_trouble_that_is_left_alone_is_charged_by_each_new_sender_until_it_expires(
+    trouble: Outcome,
+):
+    since = datetime(2030, 1, 1, tzinfo=UTC)
+    row = armed(13, attempts=POISON_AFTER, charges=1, since=since)
+    judgement = Judged()(row, trouble, now=since)
+    assert (judgement.record.state, judgement.record.charged) == (DeliveryState.DEFERRED, True)
+    assert judgement.trouble is None
+    late = since + timedelta(seconds=RETRY.expire_after)
+    assert Judged()(row, trouble, now=late).record.state is DeliveryState.EXPIRED
+
+
+@TROUBLES
+def test_a_row_alone_from_the_start_is_charged_once_it_was_tried_often_enough(trouble: Outcome):
+    assert not Judged()(armed(13, attempts=ALONE_AFTER - 1), trouble).record.charged
+    assert Judged()(armed(13, attempts=ALONE_AFTER), trouble).record.charged
+
+
+@TROUBLES
+def test_rows_in_the_same_trouble_without_anybody_passing_are_not_charged_for_what_they_met_before(trouble: Outcome):
+    judge = Judged()
+    judge(armed(1), trouble)
+    for _ in range(9):
+        assert not judge(armed(13, attempts=40, charges=1), trouble).record.charged
+        assert not judge(armed(14, attempts=40), trouble).record.charged
+
+
+def test_a_connection_that_ends_between_messages_is_nobodys_however_often():
+    judge = Judged()
+    for n in range(POISON_AFTER * 3):
+        row = armed(13, attempts=n)
+        assert not judge(row, Unsent("421 too many messages", None, Stage.MAIL), fresh=False).record.charged
+        judge(armed(100 + n), OK)
 
 
 def test_a_relay_that_breaks_every_connection_charges_nobody():
