@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 
-from fullsend.errors import RenderError
 from fullsend.ledger.control import RelayControl
 from fullsend.ledger.sessions import Claimed
 from fullsend.message.compose import Composer, Recipient
 from fullsend.sender.hand import InHand
 from fullsend.smtp.outcome import Outgoing
-
-log = logging.getLogger(__name__)
 
 
 def reverse_path(relay: RelayControl, token: str) -> str:
@@ -24,19 +20,11 @@ def reverse_path(relay: RelayControl, token: str) -> str:
 
 
 def compose(composer: Composer, claimed: Claimed, relay: RelayControl) -> InHand:
-    """Build a claimed row's message. Raises RenderError, whatever went wrong: one recipient's message must not end
-    the sender, and with it, at each new try, the campaign."""
-    try:
-        composed = composer.compose(
-            Recipient(address=claimed.address, variables=json.loads(claimed.variables), token=claimed.token)
-        )
-    except RenderError:
-        raise
-    except MemoryError as error:
-        raise RenderError("the message takes more memory than a sender has") from error
-    except Exception as error:
-        log.exception("recipient %d: the message cannot be built", claimed.seq)
-        raise RenderError(f"the message cannot be built: {type(error).__name__}: {error}") from error
+    """Build a claimed row's message. Raises RenderError where the message is at fault; whatever else is raised is the
+    sender's own trouble, unless it follows the recipient (``feed``)."""
+    composed = composer.compose(
+        Recipient(address=claimed.address, variables=json.loads(claimed.variables), token=claimed.token)
+    )
     outgoing = Outgoing(
         sender=reverse_path(relay, claimed.token),
         recipient=claimed.address,

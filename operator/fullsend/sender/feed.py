@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import assert_never
 
@@ -25,6 +25,7 @@ from fullsend.ledger import sessions
 from fullsend.ledger.database import Database
 from fullsend.ledger.sessions import Claimed, OpenedSession, Record
 from fullsend.ledger.view import BreakerState
+from fullsend.reconcile import breaker
 from fullsend.sender.flusher import Flusher, Permission
 from fullsend.sender.hand import InHand
 from fullsend.sender.pulse import Pulse
@@ -43,14 +44,22 @@ REWALK_EVERY = 1.0
 REWALK_SHARE = 0.05
 """A walk from the start reads every row of the campaign: it may take this share of the time, no more."""
 
+UNRENDERABLE_RUN = 20
+"""Messages that can't be built, before this sender has built any, until the campaign's message is at fault."""
+
+MISHAPS = 3
+"""Recipients in a row at whom building breaks for no reason of the message's, for want of memory or before any message
+was built: this sender is broken. Otherwise one at whom it breaks this often can't be written to."""
+
 Compose = Callable[[Claimed], InHand]
 
 
 class Feed:
     """The buffer between the ledger's queues and the connections.
 
-    ``compose`` builds a claimed row's message or raises RenderError. ``changed`` is called when there is work.
-    ``walked_whole``: the fresh queue was walked from its start and had nothing to claim.
+    ``compose`` builds a claimed row's message or raises RenderError. Anything else that it raises is not charged to
+    the recipient, unless it befalls that one again and again while others' are built. ``changed`` is called when there
+    is work. ``walked_whole``: the fresh queue was walked from its start and had nothing to claim.
     """
 
     def __init__(
@@ -70,6 +79,11 @@ class Feed:
         self._compose = compose
         self._changed = changed
         self._ready: deque[Claimed] = deque()
+        self._unrenderable = 0  # before any message was built
+        self._at_fault = ""  # why no message is built until the breaker knows
+        self._mishaps: Counter[Seq] = Counter()
+        self._befallen: set[Seq] = set()  # by mishaps, in a row
+        self._ever_built = False
         self._returned: list[Seq] = []
         self._in_doubt = False
         self._claiming = False
@@ -88,12 +102,12 @@ class Feed:
     # -- the connections' side ------------------------------------------------------------------------------------
 
     def has_work(self) -> bool:
-        return bool(self._ready) and (self._tokens > 0 or not self._pulse.metered)
+        return bool(self._ready) and not self._at_fault and (self._tokens > 0 or not self._pulse.metered)
 
     @property
     def idle(self) -> bool:
         """Nothing is held and nothing is being claimed."""
-        return not (self._ready or self._returned or self._claiming)
+        return not (self._ready or self._returned or self._claiming or self._at_fault)
 
     def take(self) -> InHand | None:
         """The next row with its message built, within the tokens at hand; None when there is none just now."""
@@ -102,16 +116,12 @@ class Feed:
             try:
                 hand = self._compose(claimed)
             except RenderError as error:
-                self._flusher.record(
-                    Record(
-                        claimed.seq,
-                        claimed.attempts + 1,
-                        DeliveryState.UNRENDERABLE,
-                        "RenderError",
-                        text=str(error),
-                    )
-                )
+                self._cannot_be_built(claimed, str(error))
                 continue
+            except Exception as error:
+                self._mishap(claimed, error)
+                continue
+            self._built(claimed.seq)
             if self._pulse.metered:
                 self._tokens -= 1
             self._taken += 1
@@ -120,6 +130,38 @@ class Feed:
             return hand
         self._wanting.set()
         return None
+
+    def _built(self, seq: Seq) -> None:
+        self._ever_built = True
+        self._befallen.clear()
+        self._mishaps.pop(seq, None)
+
+    def _cannot_be_built(self, claimed: Claimed, why: str) -> None:
+        self._flusher.record(
+            Record(claimed.seq, claimed.attempts + 1, DeliveryState.UNRENDERABLE, "RenderError", text=why)
+        )
+        if self._ever_built:
+            return
+        self._unrenderable += 1
+        if self._unrenderable >= UNRENDERABLE_RUN:
+            self._unrenderable = 0
+            self._at_fault = f"the message can't be built for anybody; `retry` once it can: {why}"
+            self._wanting.set()
+
+    def _mishap(self, claimed: Claimed, error: Exception) -> None:
+        """Building broke: out of memory, or by a mistake. Raises ``error`` where it is this sender that is broken."""
+        log.error("recipient %d: building the message broke", claimed.seq, exc_info=error)
+        self._mishaps[claimed.seq] += 1
+        self._befallen.add(claimed.seq)
+        general = len(self._befallen) >= MISHAPS and (isinstance(error, MemoryError) or not self._ever_built)
+        if not general and self._mishaps[claimed.seq] >= MISHAPS:
+            del self._mishaps[claimed.seq]
+            self._cannot_be_built(claimed, f"building the message broke: {type(error).__name__}: {error}")
+            return
+        self._returned.append(claimed.seq)
+        self._wanting.set()
+        if general:
+            raise error
 
     def not_armed(self, hand: InHand, permission: Permission) -> None:
         """A row taken from here was refused leave to be armed, or needs it no longer."""
@@ -160,6 +202,9 @@ class Feed:
             self._wanting.clear()
 
     async def _turn(self) -> None:
+        if self._at_fault:
+            await self._pulse.trouble(breaker.MessageRefused(self._at_fault))
+            self._at_fault = ""
         if self._in_doubt:
             await self._give_back_strays()
         if not (self._pulse.may_send and self._pulse.connections):
