@@ -16,6 +16,7 @@ from cluster.api import Api, Object, Refused
 from cluster.control_plane import ControlPlane
 from cluster.kubectl import Kubectl
 from cluster.pod_runner import may_mount
+from support.workspace import eventually
 
 PATIENCE = 30.0
 
@@ -172,12 +173,19 @@ async def test_a_deleted_pod_is_asked_to_end_and_may_finish(kubectl: Kubectl, ap
     assert (await follow).splitlines() == ["up", "finished"]
 
 
+def ignores_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    [ignored] = [line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:")]
+    return bool(int(ignored, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 async def test_a_pod_that_ignores_sigterm_is_killed_after_its_grace(
     kubectl: Kubectl, api: Api, namespace: str, plane: ControlPlane
 ) -> None:
     kubectl("apply", "-n", namespace, "-f", "-", given=job("trap '' TERM; sleep 600 & wait; sleep 600; sleep 600"))
     pod = await pod_of(api, namespace, running)
     pid = process_of(plane, pod)
+    eventually("the shell has set its trap", 20, lambda: ignores_sigterm(pid))
     begun = time.monotonic()
     kubectl("delete", "pod", "-n", namespace, pod["metadata"]["name"], "--grace-period=2")
     assert 1.5 < time.monotonic() - begun < 10
