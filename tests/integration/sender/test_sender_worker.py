@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import pytest
-from sender_world import COMPOSER, Place, S, place, until
 
 from fullsend.errors import LedgerUnavailable
 from fullsend.ledger import campaigns, sessions
@@ -21,6 +20,7 @@ from fullsend.reconcile import breaker
 from fullsend.sender.lease import Lease
 from fullsend.sender.worker import Ended
 from support import ledger_worlds as world
+from support.sender_world import COMPOSER, Place, S, place, until
 
 
 @pytest.fixture(autouse=True)

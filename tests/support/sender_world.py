@@ -133,10 +133,12 @@ class Sender:
         return self.running.result()
 
 
-async def place(dsn: str, db: Database, sink: MailSink | int, rows: int, **settings: Any) -> Place:
+async def place(
+    dsn: str, db: Database, sink: MailSink | int, rows: int, *, key: str = "spring", **settings: Any
+) -> Place:
     port = sink if isinstance(sink, int) else sink.port
     made = Place(dsn, db, CampaignId(0), port, settings)
-    made.campaign = await world.sealed(db, rows, control=made.control())
+    made.campaign = await world.sealed(db, rows, key=key, control=made.control())
     return made
 
 
