@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that come from the code: the resources' fields and the campaign's conditions.
+"""Writes the pages of docs/ that come from the code: the resources' fields, the campaign's conditions, the scenarios.
 
 ``--check`` writes nothing and fails when a page is not what the code says (``make check`` runs it so).
 """
@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from fullsend.resources.transport import MailTransportSpec
 from fullsend.states import OPEN, SETTLED, TRANSITIONS, DeliveryState
 
 DOCS = Path(__file__).parents[1] / "docs"
+SCENARIOS = Path(__file__).parents[1] / "tests" / "scenarios"
 MADE = "<!-- Made by tools/generate_docs.py from the code; do not edit. -->"
 
 KINDS: tuple[tuple[str, type[BaseModel], str], ...] = (
@@ -107,7 +111,73 @@ def conditions() -> Iterator[str]:
         yield f"| `{state.value}` | {group} | {after} |"
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """What a test of ``tests/scenarios`` says of itself in its docstring."""
+
+    file: str
+    test: str
+    letter: str  # "" unless it is one of those by which Listmonk was seen to lose people
+    what: str
+    listmonk: str
+    fullsend: str
+
+
+_SCENARIO = re.compile(
+    r"(?:(?P<letter>[A-K])\. )?(?P<what>.+?)(?: Listmonk 3\.0\.0: (?P<listmonk>.+?))? Fullsend: (?P<fullsend>.+)"
+)
+
+
+def scenarios_in(folder: Path) -> list[Scenario]:
+    """In the order of the files. A scenario that does not say what Fullsend does ends the program."""
+    found = []
+    for file in sorted(folder.glob("test_*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                said = _SCENARIO.fullmatch(" ".join((ast.get_docstring(node) or "").split()))
+                if said is None:
+                    sys.exit(f"{file.name}: {node.name}: the docstring needs a first line and a line `Fullsend: ...`")
+                groups = {name: text or "" for name, text in said.groupdict().items()}
+                found.append(Scenario(file.name, node.name, **groups))
+    return found
+
+
+def scenarios() -> Iterator[str]:
+    found = scenarios_in(SCENARIOS)
+    yield "| | what befalls | what Listmonk 3.0.0 did | what Fullsend does | test |"
+    yield "|---|---|---|---|---|"
+    for each in sorted((each for each in found if each.listmonk), key=lambda each: each.letter or "~"):
+        yield f"| {each.letter} | {each.what} | {_capital(each.listmonk)} | {_capital(each.fullsend)} | {_test(each)} |"
+    yield ""
+    yield "| what befalls | what Fullsend does | test |"
+    yield "|---|---|---|"
+    for each in found:
+        if not each.listmonk:
+            yield f"| {each.what} | {_capital(each.fullsend)} | {_test(each)} |"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _test(scenario: Scenario) -> str:
+    return f"[`{scenario.test}`](../tests/scenarios/{scenario.file})"
+
+
 PAGES = {"resources.md": resources, "conditions.md": conditions}
+SECTIONS: dict[str, dict[str, Callable[[], Iterator[str]]]] = {"reliability.md": {"scenarios": scenarios}}
+"""Parts of pages that are written by hand, between ``<!-- made: NAME -->`` and ``<!-- end: NAME -->``."""
+
+
+def with_sections(text: str, sections: dict[str, Callable[[], Iterator[str]]]) -> str:
+    """The page with its made parts made anew. Raises ValueError where a mark is missing."""
+    for name, make in sections.items():
+        before, begin, rest = text.partition(f"<!-- made: {name} -->\n")
+        _, end, after = rest.partition(f"<!-- end: {name} -->\n")
+        if not (begin and end):
+            raise ValueError(f"the marks of `{name}` are missing")
+        text = before + begin + "\n".join(make()) + "\n" + end + after
+    return text
 
 
 def main() -> None:
@@ -115,8 +185,11 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail instead of writing")
     check = parser.parse_args().check
     stale = []
-    for name, make in PAGES.items():
-        page, text = DOCS / name, "\n".join(make()) + "\n"
+    texts = {name: "\n".join(make()) + "\n" for name, make in PAGES.items()}
+    for name, sections in SECTIONS.items():
+        texts[name] = with_sections((DOCS / name).read_text(encoding="utf-8"), sections)
+    for name, text in texts.items():
+        page = DOCS / name
         if page.exists() and page.read_text(encoding="utf-8") == text:
             continue
         if check:
