@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from fullsend.errors import InvalidInput
-from fullsend.local.mailsink import PRESETS, Banner, Fault, Faults, MailSink, Rule, Stage, load_faults
+from fullsend.local.mailsink import PRESETS, Banner, Fault, Faults, Log, MailSink, Rule, Stage, load_faults
 from support.smtp_client import Client
 
 RECIPIENT = "b@example.net"
@@ -285,3 +287,23 @@ def test_the_page_on_the_sink_names_every_fault_and_preset_and_its_example_is_va
     file = tmp_path / "faults.yaml"
     file.write_text(page.partition("```yaml\n")[2].partition("```")[0])
     assert len(load_faults(str(file)).rules) == 5
+
+
+async def test_the_log_says_what_was_done_to_whom_and_how_every_connection_ended(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    rules = (Rule(fault=Fault.UNKNOWN_MAILBOX, match="gone@*"), Rule(fault=Fault.DROP_AFTER_DOT, match="drop@*"))
+    async with MailSink(faults=Faults(rules=rules), log=Log(path)) as sink:
+        for recipient in ("gone@example.net", "drop@example.net"):
+            with contextlib.suppress(EOFError):
+                await one(sink, recipient)
+        async with Client(sink) as client:
+            await client.hello()
+            await client.ask("QUIT")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    troubles = [(each["address"], each["stage"], each["action"], each["reply"]) for each in lines if "address" in each]
+    assert troubles == [
+        ("gone@example.net", "Rcpt", "Reply", "550 5.1.1 no such user here"),
+        ("drop@example.net", "Dot", "Drop", ""),
+    ]
+    ends = {each["connection"]: each["ended"] for each in lines if "ended" in each}
+    assert ends == {1: "Lost", 2: "Dropped", 3: "Quit"}

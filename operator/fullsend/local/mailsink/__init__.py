@@ -5,7 +5,7 @@ It delivers nothing anywhere. ``fullsend mail-sink`` runs it by itself; tests us
 
 from fullsend.local.mailsink.faults import PRESETS, Banner, Fault, Faults, Rule, Stage, load_faults
 from fullsend.local.mailsink.server import MailSink
-from fullsend.local.mailsink.stores import Delivery, Folder, Journal, read_journal
+from fullsend.local.mailsink.stores import Delivery, Folder, Journal, Log, read_journal
 
 __all__ = [
     "PRESETS",
@@ -15,6 +15,7 @@ __all__ = [
     "Faults",
     "Folder",
     "Journal",
+    "Log",
     "MailSink",
     "Rule",
     "Stage",

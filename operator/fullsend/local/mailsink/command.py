@@ -13,7 +13,7 @@ import uvloop
 from fullsend.errors import FullsendError
 from fullsend.local.mailsink.faults import load_faults
 from fullsend.local.mailsink.server import MAX_SIZE, MailSink
-from fullsend.local.mailsink.stores import Folder, Journal, Store
+from fullsend.local.mailsink.stores import Folder, Journal, Log, Store
 
 
 async def serve(sink: MailSink) -> None:
@@ -44,6 +44,7 @@ EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Keep messages here as .eml files.")
 @click.option("--first", type=click.IntRange(min=1), help="Keep only the first so many messages.")
 @click.option("--journal", type=FILE, help="Append one JSON line per message to this file.")
+@click.option("--log", "log_file", type=FILE, help="Append what the sink does to its clients to this file.")
 @click.option("--faults", "fault_source", default="none", show_default=True, help="A YAML file, or a preset.")
 @click.option("--tls-cert", type=EXISTING, help="Certificate chain (PEM); offers STARTTLS. Needs --tls-key.")
 @click.option("--tls-key", type=EXISTING, help="Private key (PEM).")
@@ -57,6 +58,7 @@ def mail_sink(
     folder: Path | None,
     first: int | None,
     journal: Path | None,
+    log_file: Path | None,
     fault_source: str,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -98,6 +100,7 @@ def mail_sink(
         port=port,
         faults=faults,
         stores=stores,
+        log=Log(log_file) if log_file else None,
         memory="",
         tls=context,
         implicit_tls=implicit_tls,

@@ -10,6 +10,7 @@ import binascii
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
 from fullsend.local.mailsink.faults import Action, Banner, Rule, Stage
@@ -17,6 +18,14 @@ from fullsend.local.mailsink.wire import Reading, Wire
 
 if TYPE_CHECKING:
     from fullsend.local.mailsink.server import MailSink
+
+
+class Ending(StrEnum):
+    """How a connection ended."""
+
+    QUIT = "Quit"  # as it should
+    DROPPED = "Dropped"  # by this side
+    LOST = "Lost"  # by the other side, without a word
 
 
 @dataclass(slots=True)
@@ -30,7 +39,8 @@ class Connection(Wire):
     def __init__(self, sink: MailSink) -> None:
         super().__init__(max_size=sink.max_size)
         self._sink = sink
-        self._number = 0
+        self.number = 0
+        self.ending = Ending.LOST
         self._greeted = False
         self._secure = False
         self._authenticated = False
@@ -47,7 +57,7 @@ class Connection(Wire):
             b"RSET": self._rset,
             b"NOOP": lambda _: self.reply(b"250 2.0.0 OK"),
             b"VRFY": lambda _: self.reply(b"252 2.0.0 try it"),
-            b"QUIT": lambda _: self.reply(b"221 2.0.0 bye", then=self.drop),
+            b"QUIT": self._quit,
             b"STARTTLS": self._starttls,
             b"AUTH": self._auth,
         }
@@ -55,7 +65,7 @@ class Connection(Wire):
     def on_connect(self) -> None:
         assert self.transport is not None
         self._secure = self.transport.get_extra_info("sslcontext") is not None
-        self._number = self._sink.opened(self)
+        self.number = self._sink.opened(self)
         faults = self._sink.faults
         match faults.banner:
             case Banner.NORMAL if (
@@ -74,6 +84,19 @@ class Connection(Wire):
     def on_disconnect(self) -> None:
         self._sink.closed(self)
 
+    def drop(self) -> None:
+        self._ended(Ending.DROPPED)
+        super().drop()
+
+    def abort(self) -> None:
+        self._ended(Ending.DROPPED)
+        super().abort()
+
+    def _ended(self, how: Ending) -> None:
+        """The first word on it counts: a client that has said QUIT is not dropped."""
+        if self.ending is Ending.LOST and self.is_open:
+            self.ending = how
+
     def reply_delay(self) -> float:
         return self._sink.faults.reply_delay
 
@@ -88,14 +111,14 @@ class Connection(Wire):
         else:
             self._refuse(b"500 5.5.1 command not recognised")
 
-    def _refuse(self, line: bytes, *, delay: float = 0.0) -> None:
-        """A negative reply that counts as an error of the client."""
+    def _refuse(self, line: bytes, *, delay: float = 0.0) -> bytes:
+        """A negative reply that counts as an error of the client; returns what is answered."""
         self._errors += 1
         limit = self._sink.faults.errors_per_connection
         if limit is not None and self._errors > limit:
-            self.reply(b"421 4.7.0 " + self._sink.hostname + b" Error: too many errors", then=self.drop)
-        else:
-            self.reply(line, delay=delay, then=self.drop if line.startswith(b"421") else None)
+            line, delay = b"421 4.7.0 " + self._sink.hostname + b" Error: too many errors", 0.0
+        self.reply(line, delay=delay, then=self.drop if line.startswith(b"421") else None)
+        return line
 
     # -- trouble ------------------------------------------------------------------------------------------------------
 
@@ -114,13 +137,15 @@ class Connection(Wire):
     def _happen(self, rule: Rule, address: str) -> None:
         self._sink.hit(rule, address)
         line = rule.effect.reply.encode("utf-8", "surrogateescape")
+        answer = line
         match rule.effect.action:
             case Action.REPLY if line[:1] in (b"2", b"3"):
                 self.reply(line, delay=rule.delay)
             case Action.REPLY:
-                self._refuse(line, delay=rule.delay)
+                answer = self._refuse(line, delay=rule.delay)
             case Action.DELAY:
-                self.reply(b"250 2.0.0 OK: taken, at last", delay=rule.delay)
+                answer = b"250 2.0.0 OK: taken, at last"
+                self.reply(answer, delay=rule.delay)
             case Action.DROP:
                 self.after(rule.delay, self.drop)
             case Action.SILENCE:
@@ -129,6 +154,7 @@ class Connection(Wire):
                 self.babble(line)
             case other:
                 assert_never(other)
+        self._sink.tell(self, rule, address, answer.decode("utf-8", "replace"))
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -215,11 +241,15 @@ class Connection(Wire):
         if effect is None or effect.action is not Action.REPLY or effect.reply.startswith("2"):
             replied = effect is None or effect.action in (Action.REPLY, Action.DELAY)
             recipients = tuple(transaction.recipients)
-            self._sink.take(_unstuffed(content), transaction.mail_from, recipients, self._number, replied)
+            self._sink.take(_unstuffed(content), transaction.mail_from, recipients, self.number, replied)
         if rule:
             self._happen(rule, address)
         else:
             self.reply(b"250 2.0.0 OK: taken as %d" % self._sink.accepted)
+
+    def _quit(self, _line: bytes) -> None:
+        self._ended(Ending.QUIT)
+        self.reply(b"221 2.0.0 bye", then=self.drop)
 
     def _rset(self, _line: bytes) -> None:
         self._transaction = None

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from fullsend.local.mailsink.connection import Connection
 from fullsend.local.mailsink.faults import Faults, Rule
-from fullsend.local.mailsink.stores import FLUSH_EVERY, Delivery, Memory, Store, delivery_of
+from fullsend.local.mailsink.stores import FLUSH_EVERY, Delivery, Log, Memory, Store, delivery_of
 
 MAX_SIZE = 50_000_000
 
@@ -30,6 +30,7 @@ class MailSink:
 
     ``tls`` offers STARTTLS, or with ``implicit_tls`` speaks TLS from the first byte. ``credentials`` (user, password)
     makes AUTH PLAIN or LOGIN a must. ``port`` 0 takes a free one, and keeps it over ``stop_listening``/``listen``.
+    ``log`` is told of every trouble that is made and of every end of a connection.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class MailSink:
         port: int = 0,
         faults: Faults | None = None,
         stores: Sequence[Store] = (),
+        log: Log | None = None,
         memory: str = "content",
         tls: ssl.SSLContext | None = None,
         implicit_tls: bool = False,
@@ -61,6 +63,7 @@ class MailSink:
         self._pipelining = pipelining
         self._memory = Memory(content=memory == "content") if memory else None
         self._stores: tuple[Store, ...] = (*stores, self._memory) if self._memory else tuple(stores)
+        self._log = log
         self._tries: Counter[str] = Counter()
         self._hits: Counter[tuple[Rule, str]] = Counter()
         self._open: set[Connection] = set()
@@ -102,6 +105,8 @@ class MailSink:
             self._flushing.cancel()
         for store in self._stores:
             store.close()
+        if self._log:
+            self._log.close()
 
     async def __aenter__(self) -> Self:
         await self.listen()
@@ -140,6 +145,9 @@ class MailSink:
         return self.connections_made
 
     def closed(self, connection: Connection) -> None:
+        if connection in self._open and self._log:
+            self._log.write(connection.number, ended=connection.ending)
+            self._flush_soon()
         self._open.discard(connection)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -160,6 +168,13 @@ class MailSink:
         if rule.effect.times is not None:
             self._hits[rule, address.lower()] += 1
 
+    def tell(self, connection: Connection, rule: Rule, address: str, reply: str) -> None:
+        """``reply`` is what was answered, "" for nothing."""
+        if self._log:
+            effect = rule.effect
+            self._log.write(connection.number, address=address, stage=effect.stage, action=effect.action, reply=reply)
+            self._flush_soon()
+
     def take(self, content: bytes, mail_from: str, recipients: tuple[str, ...], connection: int, replied: bool) -> None:
         self.accepted += 1
         if not self._stores:
@@ -169,6 +184,9 @@ class MailSink:
         )
         for store in self._stores:
             store.add(delivery)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(FLUSH_EVERY, self._flush)
 
@@ -176,6 +194,8 @@ class MailSink:
         self._flushing = None
         for store in self._stores:
             store.flush()
+        if self._log:
+            self._log.flush()
 
     def greeting(self, *, secure: bool) -> list[bytes]:
         offers = [self.hostname + b" at your service"]

@@ -126,6 +126,27 @@ def read_journal(path: Path) -> Iterator[dict[str, object]]:
                 yield json.loads(line)
 
 
+class Log:
+    """What the sink did to its clients: a JSON line for each trouble it made and for each connection that ended.
+
+    Beside the journal, so that what a client claims (a refusal, a lost connection) can be held against what happened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, connection: int, **what: str) -> None:
+        entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "connection": connection, **what}
+        self._file.write(json.dumps(entry, ensure_ascii=True) + "\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Folder:
     """Files that a person can open: ``DIR/000/000017_ada@example.org.eml``, and ``DIR/index.tsv`` to find them by.
 
