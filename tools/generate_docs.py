@@ -1,4 +1,5 @@
-"""Writes the pages of docs/ that come from the code: the resources' fields, the campaign's conditions, the scenarios.
+"""Writes the pages of docs/ that come from the code: the resources' fields, the campaign's conditions, the metrics,
+the scenarios.
 
 ``--check`` writes nothing and fails when a page is not what the code says (``make check`` runs it so).
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from fullsend.controller.metrics import TABLE
 from fullsend.reconcile.conditions import condition_table
 from fullsend.resources.audience import AudienceSpec
 from fullsend.resources.campaign import CampaignSpec
@@ -111,6 +113,25 @@ def conditions() -> Iterator[str]:
         yield f"| `{state.value}` | {group} | {after} |"
 
 
+def metrics() -> Iterator[str]:
+    yield MADE
+    yield "# Metrics"
+    yield ""
+    yield "The operator serves these on `/metrics`, in Prometheus' text format. Those of campaigns and transports come"
+    yield "from the ledger, by the replica that leads: they survive the Jobs that did the work, and a scrape reads"
+    yield "counters, never recipients. A campaign is told while somebody looks after it and for a day after its end; at"
+    yield "most the thousand newest are."
+    yield ""
+    yield "A campaign's speed, in recipients a second:"
+    yield '`sum by (namespace, campaign) (rate(fullsend_campaign_attempts_total{outcome="accepted"}[1m]))`.'
+    yield ""
+    yield "| metric | type | labels | what it is |"
+    yield "|---|---|---|---|"
+    for each in TABLE.values():
+        shown = ", ".join(f"`{label}`" for label in each.labels)
+        yield f"| `{each.name}` | {each.kind} | {shown} | {each.help} |"
+
+
 @dataclass(frozen=True)
 class Scenario:
     """What a test of ``tests/scenarios`` says of itself in its docstring."""
@@ -164,7 +185,7 @@ def _test(scenario: Scenario) -> str:
     return f"[`{scenario.test}`](../tests/scenarios/{scenario.file})"
 
 
-PAGES = {"resources.md": resources, "conditions.md": conditions}
+PAGES = {"resources.md": resources, "conditions.md": conditions, "metrics.md": metrics}
 SECTIONS: dict[str, dict[str, Callable[[], Iterator[str]]]] = {"reliability.md": {"scenarios": scenarios}}
 """Parts of pages that are written by hand, between ``<!-- made: NAME -->`` and ``<!-- end: NAME -->``."""
 

@@ -18,8 +18,8 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
-from prometheus_client import Counter
 
+from fullsend.controller.metrics import API_REQUESTS
 from fullsend.controller.names import Kind
 from fullsend.errors import FullsendError, InvalidInput, Problem
 
@@ -30,8 +30,6 @@ TIMEOUT: Final = 20.0
 PAGE: Final = 500
 """Objects a page of a list."""
 CONNECTIONS: Final = 16
-
-REQUESTS: Final = Counter("fullsend_api_requests_total", "Requests to the API server, watches apart.", ["method"])
 
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE: Final = "application/merge-patch+json"
@@ -148,7 +146,7 @@ class Cluster:
         content: str = "application/json",
         accept: str = "application/json",
     ) -> Object:
-        REQUESTS.labels(method).inc()
+        API_REQUESTS.labels(method).inc()
         given = urlencode({name: value for name, value in (query or {}).items() if value})
         url = f"{self._settings.host}{path}{'?' + given if given else ''}"
         headers = {"Accept": accept, "Content-Type": content, "User-Agent": "fullsend-operator"}

@@ -10,18 +10,21 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 Check = Callable[[], str]
 """What is wrong, or ""."""
+Scrape = Callable[[], Awaitable[bytes]]
+"""The body of ``/metrics``."""
 
 
 class Health:
     """Serves until closed; ``port`` is the real one, also where 0 was asked for."""
 
-    def __init__(self, *, alive: Check, ready: Check) -> None:
+    def __init__(self, *, alive: Check, ready: Check, scrape: Scrape) -> None:
         self._alive = alive
         self._ready = ready
+        self._scrape = scrape
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -29,7 +32,7 @@ class Health:
         app = web.Application()
         app.router.add_get("/healthz", self._answer(self._alive))
         app.router.add_get("/readyz", self._answer(self._ready))
-        app.router.add_get("/metrics", _metrics)
+        app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         both = socket.has_dualstack_ipv6()  # one socket for both, so that there is one port
@@ -50,6 +53,5 @@ class Health:
 
         return handler
 
-
-async def _metrics(_: web.Request) -> web.StreamResponse:
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def _metrics(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(body=await self._scrape(), headers={"Content-Type": CONTENT_TYPE_LATEST})

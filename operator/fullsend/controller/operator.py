@@ -23,6 +23,7 @@ from fullsend.controller.connections import Connections
 from fullsend.controller.declarations import kind_name
 from fullsend.controller.health import Health
 from fullsend.controller.leadership import Leadership
+from fullsend.controller.metrics import Exposition
 from fullsend.controller.names import CAMPAIGNS, JOBS, NAMESPACES, Kind
 from fullsend.controller.pods import PodImage
 from fullsend.controller.supervisor import Supervisor
@@ -30,6 +31,7 @@ from fullsend.controller.tenant_secret import TenantSecrets
 from fullsend.controller.watching import JOB_SELECTOR, WATCHED, registry, watch
 from fullsend.errors import InvalidInput, LedgerError, Problem
 from fullsend.ledger import campaigns
+from fullsend.ledger.figures import Figures, figures
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,8 @@ class Operator:
         connection = await connection_settings()
         cluster = Cluster(connection)
         connections = Connections(self._settings.dsn)
-        health = Health(alive=self._not_alive, ready=self._not_ready)
+        exposition = Exposition(lambda: _figures(connections), leads=self._leads)
+        health = Health(alive=self._not_alive, ready=self._not_ready, scrape=exposition.body)
         instance = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
         try:
             await health.serve(self._settings.port)
@@ -221,6 +224,9 @@ class Operator:
 
     # -- probes ---------------------------------------------------------------------------------------------------
 
+    def _leads(self) -> bool:
+        return self._supervisor is not None and self._supervisor.leading
+
     def _not_alive(self) -> str:
         now = time.monotonic()
         for name, beat in self._beats.items():
@@ -236,6 +242,11 @@ class Operator:
         if self._database_wrong:
             return self._database_wrong
         return "" if time.monotonic() - self._database_at < STALE else "the database has not answered for a while"
+
+
+async def _figures(connections: Connections) -> Figures:
+    async with connections.quick.take() as db:
+        return await figures(db)
 
 
 def _selector(kind: Kind) -> str:

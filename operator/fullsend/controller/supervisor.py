@@ -17,6 +17,7 @@ from typing import Any, Final
 from fullsend.controller.api import ApiError
 from fullsend.controller.campaign import ClusterCampaign, Looked, World
 from fullsend.controller.declarations import Reference
+from fullsend.controller.metrics import IS_LEADER, RECONCILE_QUEUE, RECONCILE_SECONDS, RECONCILED
 from fullsend.controller.names import LABEL_UID
 from fullsend.controller.wakes import Bell, Cause, retry_after, spread
 from fullsend.errors import LedgerError
@@ -54,10 +55,12 @@ class Supervisor:
 
     def start(self) -> None:
         self.leading = True
+        IS_LEADER.set(1)
 
     async def stop(self) -> None:
         """End all tasks where they are; whatever they were doing is safe to be left undone."""
         self.leading = False
+        IS_LEADER.set(0)
         entries, self._entries = list(self._entries.values()), {}
         tasks = [entry.task for entry in entries if entry.task is not None]
         for task in tasks:
@@ -122,9 +125,11 @@ class Supervisor:
         while True:
             try:
                 looked = await self._look(entry, causes)
+                RECONCILED.labels("changed" if looked is None or looked.changed else "unchanged").inc()
                 failures, causes = 0, frozenset()
             except Exception as error:
                 failures += 1
+                RECONCILED.labels("failed").inc()
                 _report(entry, error, failures)
                 causes |= await entry.bell.wait(retry_after(failures))
                 continue
@@ -141,12 +146,15 @@ class Supervisor:
             log.info("%s: its claim on the ledger key runs out by itself: %s", entry.campaign.name, error)
 
     async def _look(self, entry: Entry, causes: frozenset[Cause]) -> Looked | None:
-        async with self._turns:
-            entry.busy_since = time.monotonic()
-            try:
+        with RECONCILE_QUEUE.track_inprogress():
+            await self._turns.acquire()
+        entry.busy_since = time.monotonic()
+        try:
+            with RECONCILE_SECONDS.time():
                 return await entry.campaign.look(causes)
-            finally:
-                entry.busy_since = None
+        finally:
+            entry.busy_since = None
+            self._turns.release()
 
 
 def _report(entry: Entry, error: Exception, failures: int) -> None:

@@ -23,6 +23,7 @@ Measured (bench/ledger.py, 2 noisy cores, PostgreSQL 18, fsync on), claim + arm 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -45,6 +46,8 @@ RECORDABLE: Final = frozenset(
         DeliveryState.UNRENDERABLE,
     }
 )
+TOOK_UP_TO: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds: the bounds of the histogram of how long attempts take."""
 _TEXT_LIMIT: Final = 1000  # characters of a reply that are kept
 
 
@@ -107,7 +110,8 @@ async def flush(db: Database, session: OpenedSession, *, arm: Sequence[Arm], rec
     key = {"session": session.id, "campaign": session.campaign, "tenant": session.tenant}
     statements: list[tuple[str, Params]] = [("lock_session", key)]
     if record:
-        statements.append(("record", {**key, "told": _told(record), "seqs": _array([r.seq for r in record])}))
+        took = {"took_ms": sum(r.took_ms for r in record if r.stage), "took": _array(_by_duration(record))}
+        statements.append(("record", {**key, **took, "told": _told(record), "seqs": _array([r.seq for r in record])}))
     if arm:
         statements.append(
             (
@@ -137,6 +141,15 @@ async def flush(db: Database, session: OpenedSession, *, arm: Sequence[Arm], rec
 def _array(values: Sequence[int]) -> str:
     """An array literal. psycopg would choose the element type by the largest value and prepare each variant anew."""
     return "{" + ",".join(map(str, values)) + "}"
+
+
+def _by_duration(records: Sequence[Record]) -> list[int]:
+    """How many attempts that a relay answered took up to each of ``TOOK_UP_TO``, and last those that took longer."""
+    found = [0] * (len(TOOK_UP_TO) + 1)
+    for record in records:
+        if record.stage:
+            found[bisect_left(TOOK_UP_TO, record.took_ms / 1000)] += 1
+    return found
 
 
 def _told(records: Sequence[Record]) -> str:

@@ -46,7 +46,8 @@ _GRANTS: Final = (
     "GRANT INSERT, UPDATE (connections, tokens, heartbeat_at, first_armed_at, fenced_at, ended_at, end_reason) "
     "ON fullsend.session TO {role}",
     "GRANT INSERT, DELETE, UPDATE (revision, resent, last_settled_at, pending, claimed, armed, deferred, unknown, "
-    "accepted, rejected, suppressed, invalid, expired, unrenderable, held, cancelled) ON fullsend.counter TO {role}",
+    "accepted, rejected, suppressed, invalid, expired, unrenderable, held, cancelled, tried_accepted, tried_rejected, "
+    "tried_deferred, tried_unknown, took_ms, took) ON fullsend.counter TO {role}",
     "GRANT INSERT, DELETE ON fullsend.suppression TO {role}",
     "GRANT EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, bigint), fullsend.return_tokens(bigint) TO {role}",
     # A refusal that turns out to be everybody's trouble: the sender reopens what it had rejected.

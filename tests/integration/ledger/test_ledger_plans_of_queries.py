@@ -108,10 +108,13 @@ async def test_hot_statements_touch_no_more_rows_than_they_are_about(big: tuple[
     read_little(await explain(db, "arm", arm), 70)
     await world.armed(db, session, rows)
     told = _told([world.accepted(row) for row in rows])
-    read_little(await explain(db, "record", {**key, "seqs": seqs, "told": told}), 70)
+    read_little(await explain(db, "record", {**key, "seqs": seqs, "told": told, "took_ms": 9, "took": "{1}"}), 70)
     read_little(await explain(db, "held_rows", key), 70)
     read_little(await explain(db, "give_back", {**key, "seqs": [row.seq for row in rows]}), 70)
     sweep = {**key, "chunk": 64, "reason": "x", "max_unknown_resends": 1, "unknown_delay": 0}
     read_little(await explain(db, "sweep_chunk", sweep), 70)
     read_little(await explain(db, "observe_campaign", {"campaign": campaign, "lease": 60.0}), 10_001)
     read_little(await explain(db, "session_sees", key), 0)
+    bounds = {"finished_for": 60.0, "owned_for": 60.0, "limit": 10}
+    read_little(await explain(db, "figures_of_campaigns", bounds), 0)
+    read_little(await explain(db, "figures_of_transports", {}), 0)

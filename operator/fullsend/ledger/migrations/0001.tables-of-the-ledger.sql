@@ -217,6 +217,13 @@ CREATE TABLE fullsend.counter (
     unrenderable bigint NOT NULL DEFAULT 0,
     held bigint NOT NULL DEFAULT 0,
     cancelled bigint NOT NULL DEFAULT 0,
+    -- Attempts by what came of them, and how long their conversations took (see fullsend.ledger.figures): never reset.
+    tried_accepted bigint NOT NULL DEFAULT 0,
+    tried_rejected bigint NOT NULL DEFAULT 0,
+    tried_deferred bigint NOT NULL DEFAULT 0,
+    tried_unknown bigint NOT NULL DEFAULT 0,
+    took_ms bigint NOT NULL DEFAULT 0,
+    took bigint[] NOT NULL DEFAULT '{}',
     PRIMARY KEY (campaign_id, session_id)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.05);
 

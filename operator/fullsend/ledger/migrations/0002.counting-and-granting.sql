@@ -1,15 +1,27 @@
 -- depends: 0001.tables-of-the-ledger
 -- The arithmetic that must be the same whoever does it: counters that follow the rows, and tokens.
 
+-- Two rows of a histogram, added; the shorter one may be empty.
+CREATE FUNCTION fullsend.add_up(p_one bigint[], p_other bigint[]) RETURNS bigint[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN p_other = '{}' THEN p_one ELSE
+        ARRAY(SELECT coalesce(a.n, 0) + coalesce(a.m, 0) FROM unnest(p_one, p_other) AS a (n, m)) END
+$$;
+
+CREATE AGGREGATE fullsend.add_all (bigint[]) (SFUNC = fullsend.add_up, STYPE = bigint[], INITCOND = '{}');
+
 -- Adds what p_becomes gained and p_was lost to one counter row, in the caller's transaction. Both arrays have one
--- element a row that moved (p_was is empty for rows that are new).
+-- element a row that moved (p_was is empty for rows that are new). p_took_ms and p_took, where moves are the ends of
+-- attempts: how long they took in all, and how many by duration.
 CREATE FUNCTION fullsend.count_moves(
     p_campaign bigint,
     p_session bigint,
     p_tenant bigint,
     p_was fullsend.delivery_state[],
     p_becomes fullsend.delivery_state[],
-    p_resent bigint
+    p_resent bigint,
+    p_took_ms bigint DEFAULT 0,
+    p_took bigint[] DEFAULT '{}'
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF coalesce(cardinality(p_becomes), 0) = 0 THEN
@@ -18,7 +30,15 @@ BEGIN
     INSERT INTO fullsend.counter AS c (
         campaign_id, session_id, tenant_id, revision, resent, last_settled_at,
         pending, claimed, armed, deferred, unknown, accepted, rejected, suppressed, invalid,
-        expired, unrenderable, held, cancelled
+        expired, unrenderable, held, cancelled,
+        tried_accepted, tried_rejected, tried_deferred, tried_unknown, took_ms, took
+    )
+    WITH tried AS MATERIALIZED (
+        SELECT count(*) FILTER (WHERE x.becomes = 'accepted') AS accepted,
+            count(*) FILTER (WHERE x.becomes = 'rejected') AS rejected,
+            count(*) FILTER (WHERE x.was = 'armed' AND x.becomes IN ('deferred', 'expired')) AS deferred,
+            count(*) FILTER (WHERE x.was = 'armed' AND x.becomes IN ('unknown', 'held')) AS unknown
+        FROM unnest(p_was, p_becomes) AS x (was, becomes)
     )
     SELECT p_campaign, p_session, p_tenant, 1, p_resent,
         CASE WHEN bool_or(m.n > 0 AND m.state >= 'accepted') THEN clock_timestamp() END,
@@ -34,7 +54,9 @@ BEGIN
         coalesce(sum(m.n) FILTER (WHERE m.state = 'expired'), 0),
         coalesce(sum(m.n) FILTER (WHERE m.state = 'unrenderable'), 0),
         coalesce(sum(m.n) FILTER (WHERE m.state = 'held'), 0),
-        coalesce(sum(m.n) FILTER (WHERE m.state = 'cancelled'), 0)
+        coalesce(sum(m.n) FILTER (WHERE m.state = 'cancelled'), 0),
+        (SELECT t.accepted FROM tried AS t), (SELECT t.rejected FROM tried AS t),
+        (SELECT t.deferred FROM tried AS t), (SELECT t.unknown FROM tried AS t), p_took_ms, p_took
     FROM (
         SELECT b.state, 1 AS n FROM unnest(p_becomes) AS b (state)
         UNION ALL
@@ -56,7 +78,13 @@ BEGIN
         expired = c.expired + excluded.expired,
         unrenderable = c.unrenderable + excluded.unrenderable,
         held = c.held + excluded.held,
-        cancelled = c.cancelled + excluded.cancelled;
+        cancelled = c.cancelled + excluded.cancelled,
+        tried_accepted = c.tried_accepted + excluded.tried_accepted,
+        tried_rejected = c.tried_rejected + excluded.tried_rejected,
+        tried_deferred = c.tried_deferred + excluded.tried_deferred,
+        tried_unknown = c.tried_unknown + excluded.tried_unknown,
+        took_ms = c.took_ms + excluded.took_ms,
+        took = fullsend.add_up(c.took, excluded.took);
 END
 $$;
 

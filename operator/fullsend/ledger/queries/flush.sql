@@ -124,5 +124,5 @@ WITH me AS MATERIALIZED (
     WHERE c.id = %(campaign)s AND c.breaker_resets AND EXISTS (SELECT FROM moved AS m WHERE m.state = 'accepted')
 )
 SELECT fullsend.count_moves(%(campaign)s, CASE WHEN me.live THEN %(session)s ELSE 0 END, %(tenant)s,
-    array_agg(m.was), array_agg(m.state), 0)
+    array_agg(m.was), array_agg(m.state), 0, %(took_ms)s::bigint, %(took)s::bigint[])
 FROM me, moved AS m GROUP BY me.live;

@@ -203,7 +203,7 @@ WITH gone AS (
 INSERT INTO fullsend.counter AS c
 SELECT g.campaign_id, 0, g.tenant_id, g.revision, g.resent, g.last_settled_at, g.pending, g.claimed, g.armed,
     g.deferred, g.unknown, g.accepted, g.rejected, g.suppressed, g.invalid, g.expired, g.unrenderable, g.held,
-    g.cancelled
+    g.cancelled, g.tried_accepted, g.tried_rejected, g.tried_deferred, g.tried_unknown, g.took_ms, g.took
 FROM gone AS g
 ON CONFLICT (campaign_id, session_id) DO UPDATE SET
     revision = c.revision + excluded.revision,
@@ -214,7 +214,12 @@ ON CONFLICT (campaign_id, session_id) DO UPDATE SET
     accepted = c.accepted + excluded.accepted, rejected = c.rejected + excluded.rejected,
     suppressed = c.suppressed + excluded.suppressed, invalid = c.invalid + excluded.invalid,
     expired = c.expired + excluded.expired, unrenderable = c.unrenderable + excluded.unrenderable,
-    held = c.held + excluded.held, cancelled = c.cancelled + excluded.cancelled;
+    held = c.held + excluded.held, cancelled = c.cancelled + excluded.cancelled,
+    tried_accepted = c.tried_accepted + excluded.tried_accepted,
+    tried_rejected = c.tried_rejected + excluded.tried_rejected,
+    tried_deferred = c.tried_deferred + excluded.tried_deferred,
+    tried_unknown = c.tried_unknown + excluded.tried_unknown,
+    took_ms = c.took_ms + excluded.took_ms, took = fullsend.add_up(c.took, excluded.took);
 
 -- grant_tokens --
 -- Tokens from every bucket the session is under
