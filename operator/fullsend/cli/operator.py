@@ -11,6 +11,7 @@ import click
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from fullsend import logs
 from fullsend.cli.options import runs
 from fullsend.errors import InvalidInput, Problem
 
@@ -59,7 +60,7 @@ async def operator(
     # Not at the top: kopf takes longer to import than most commands take to run.
     from fullsend.controller.operator import Operator, Settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it has a line for every event of every object
     logging.getLogger("kopf._cogs.clients").setLevel(
         logging.CRITICAL

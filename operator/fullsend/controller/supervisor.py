@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fullsend import logs
 from fullsend.controller.api import ApiError
 from fullsend.controller.campaign import ClusterCampaign, Looked, World
 from fullsend.controller.declarations import Reference
@@ -120,6 +121,7 @@ class Supervisor:
     # -- tasks ----------------------------------------------------------------------------------------------------
 
     async def _keep_looking(self, uid: str, entry: Entry) -> None:
+        logs.about(campaign=entry.campaign.name)
         causes = frozenset({Cause.CAMPAIGN, Cause.JOB})
         failures = in_a_row = 0
         while True:

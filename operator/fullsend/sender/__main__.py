@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 import uvloop
 
+from fullsend import logs
 from fullsend.errors import FullsendError, InvalidInput, LedgerUnavailable
 from fullsend.ledger import campaigns, sessions
 from fullsend.ledger.database import Database
@@ -65,6 +66,7 @@ class _Signals:
 async def _send(job: SenderJob) -> None:
     signals = _Signals()
     campaign = CampaignId(job.campaign)
+    logs.about(campaign_id=campaign, wave=job.wave, holder=job.holder)
     dsn = job.dsn()
     async with AsyncExitStack() as stack:
         db = await Database.open(dsn, application=f"fullsend-send/{job.holder}")
@@ -81,6 +83,7 @@ async def _send(job: SenderJob) -> None:
         if opened is None:
             log.info("nothing to send: the campaign is not sending")
             return
+        logs.about(session=opened.id)
         lease = Lease(opened.lease_seconds)
         worker = Worker(
             db=db,
@@ -111,7 +114,7 @@ def _job(job_file: Path | None, campaign: int | None, wave: int | None, mounts: 
 @click.option("--mounts", type=click.Path(path_type=Path, file_okay=False), help="In a pod: where its files are.")
 def main(job_file: Path | None, campaign: int | None, wave: int | None, mounts: Path | None) -> None:
     """Send for one campaign until nothing is left to do."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(as_json=job_file is None)
     try:
         uvloop.run(_send(_job(job_file, campaign, wave, mounts)))
     except LedgerUnavailable as error:

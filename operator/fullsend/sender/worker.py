@@ -33,7 +33,7 @@ from fullsend.sender.pulse import Pulse
 from fullsend.sender.relay import rules_of, settings_for
 from fullsend.sender.verdict import Judge, Judgement
 from fullsend.smtp.connect import connect
-from fullsend.smtp.outcome import Accepted, Outcome
+from fullsend.smtp.outcome import Accepted, Outcome, Unknown
 from fullsend.smtp.session import Session
 from fullsend.smtp.settings import RelayMemory
 from fullsend.states import CampaignId, DeliveryState
@@ -306,6 +306,8 @@ class Worker:
     def judge(self, armed: Armed, outcome: Outcome, session: Session, took_ms: int) -> Judgement:
         if isinstance(outcome, Accepted):
             self._accepted_at = time.monotonic()
+        elif isinstance(outcome, Unknown):
+            log.warning("seq %d, attempt %d: unknown: %s", armed.hand.claimed.seq, armed.hand.attempt, outcome.why)
         return self._judge.judge(
             armed,
             outcome,
