@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from fullsend import logs
 from fullsend.cli.options import runs
@@ -87,6 +85,9 @@ def _dsn(database: str) -> str:
 
 
 def _overrides(path: Path) -> Mapping[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         read = YAML(typ="safe", pure=True).load(path)
     except (OSError, YAMLError) as error:

@@ -1,4 +1,7 @@
-"""What the commands share: where the ledger is, how output looks, how errors end."""
+"""What the commands share: where the ledger is, how output looks, how errors end.
+
+The operator has these options too and lives long: what only some commands need is imported where they need it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,9 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from fullsend.audience.identity import InvalidAddress, normalise
-from fullsend.audience.intake import unusable_identity
-from fullsend.audience.sources.base import SourceRow
 from fullsend.errors import FullsendError, InvalidInput, LedgerUnavailable, Problem
 from fullsend.ledger import campaigns
 from fullsend.ledger.database import Database
-from fullsend.ledger.migrate import migrate
-from fullsend.local.postgres import EmbeddedPostgres
 from fullsend.states import CampaignId
 
 P = ParamSpec("P")
@@ -57,6 +55,8 @@ class Where:
         elif self.database:
             yield self.database
         else:
+            from fullsend.local.postgres import EmbeddedPostgres
+
             server = EmbeddedPostgres(self.state)
             dsn = server.start()
             try:
@@ -70,6 +70,8 @@ class Where:
         in passing (``fullsend migrate`` and ``fullsend run`` do)."""
         async with self.dsn() as dsn:
             if not self.database:
+                from fullsend.ledger.migrate import migrate
+
                 await migrate(dsn)
             db = await Database.open(dsn, application="fullsend")
             try:
@@ -148,6 +150,10 @@ def fail(error: FullsendError) -> NoReturn:
 
 def identity_of(address: str) -> str:
     """The identity of an address as typed, as the planner would make it, also of one that can't be used."""
+    from fullsend.audience.identity import InvalidAddress, normalise
+    from fullsend.audience.intake import unusable_identity
+    from fullsend.audience.sources.base import SourceRow
+
     try:
         return normalise(address).identity
     except InvalidAddress:

@@ -1,27 +1,21 @@
-"""The API server, as plain JSON objects over the official client's connection.
+"""The API server, as plain JSON objects.
 
-The generated classes would cost this process some 40 MB and a copy of each object; what the client is good for is
-what stays: finding the cluster, its certificates, and a token that is renewed. Invariant: every request has a
-time-out, so that nobody waits for ever on a server that went away.
+A client's generated classes would cost this process some 40 MB and a copy of each object. Invariant: every request has
+a time-out, so that nobody waits for ever on a server that went away.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import urlencode
 
 import aiohttp
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.client.exceptions import ApiException
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
+from fullsend.controller.access import Access
 from fullsend.controller.metrics import API_REQUESTS
 from fullsend.controller.names import Kind
-from fullsend.errors import FullsendError, InvalidInput, Problem
+from fullsend.errors import FullsendError, InvalidInput
 
 Object = dict[str, Any]
 
@@ -58,32 +52,19 @@ class ApiError(FullsendError):
         return self.status == 409
 
 
-async def connection_settings() -> Any:
-    """The cluster this process is in, or the one of $KUBECONFIG or ~/.kube/config. Raises InvalidInput."""
-    settings = Configuration()
-    settings.connection_pool_maxsize = CONNECTIONS
-    kubeconfig = os.environ.get("KUBECONFIG", "")
-    in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ
-    try:
-        if not kubeconfig and in_cluster:
-            load_incluster_config(settings)  # type: ignore[no-untyped-call]
-        else:
-            await load_kube_config(kubeconfig or str(Path.home() / ".kube/config"), client_configuration=settings)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError) as error:
-        fix = "run in a pod with a service account, or set KUBECONFIG"
-        raise InvalidInput([Problem("cluster", f"there is no way to reach it: {error}", fix)]) from error
-    return settings
-
-
 class Cluster:
     """One connection pool to the API server. Every call raises ApiError."""
 
-    def __init__(self, settings: Any) -> None:
-        self._settings = settings
-        self._client: Any = ApiClient(settings)
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=access.info.as_ssl_context()),
+            headers={"User-Agent": "fullsend-operator"},
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+        )
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._session.close()
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         return await self._call("GET", kind.path(namespace, name))
@@ -147,26 +128,25 @@ class Cluster:
         accept: str = "application/json",
     ) -> Object:
         API_REQUESTS.labels(method).inc()
-        given = urlencode({name: value for name, value in (query or {}).items() if value})
-        url = f"{self._settings.host}{path}{'?' + given if given else ''}"
-        headers = {"Accept": accept, "Content-Type": content, "User-Agent": "fullsend-operator"}
         try:
-            headers |= await self._authorization()
-            response = await self._client.rest_client.request(
-                method, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT)
-            )
-            text = (await response.read()).decode("utf-8", errors="replace")
-        except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
+            async with self._session.request(
+                method,
+                f"{self._access.server}{path}",
+                params={name: value for name, value in (query or {}).items() if value},
+                data=None if body is None else json.dumps(body).encode(),
+                headers={"Accept": accept, "Content-Type": content, **self._access.headers()},
+                proxy=self._access.info.proxy_url,
+            ) as response:
+                status, text = response.status, (await response.read()).decode("utf-8", errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError, InvalidInput) as error:
             raise ApiError(
                 0, "Unreachable", f"the API server can't be reached: {error or type(error).__name__}"
             ) from error
-        if response.status >= 400:
-            raise _refusal(response.status, text, f"{method} {path}")
+        if status == 401:
+            self._access.refused()
+        if status >= 400:
+            raise _refusal(status, text, f"{method} {path}")
         return cast(Object, json.loads(text))
-
-    async def _authorization(self) -> dict[str, str]:
-        settings = await self._client.configuration.auth_settings()
-        return {each["key"]: each["value"] for each in settings.values() if each["in"] == "header" and each["value"]}
 
 
 def _refusal(status: int, text: str, request: str) -> ApiError:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from fullsend.controller.api import ApiError, Cluster, connection_settings
+from fullsend.controller.access import Access
+from fullsend.controller.api import ApiError, Cluster
 from fullsend.controller.audit import EVERY, WatchAudit
 from fullsend.controller.campaign import World
 from fullsend.controller.connections import Connections
@@ -72,8 +73,8 @@ class Operator:
 
     async def run(self) -> None:
         """Raises InvalidInput where it can't begin."""
-        connection = await connection_settings()
-        cluster = Cluster(connection)
+        access = Access()
+        cluster = Cluster(access)
         connections = Connections(self._settings.dsn)
         exposition = Exposition(lambda: _figures(connections), leads=self._leads)
         health = Health(alive=self._not_alive, ready=self._not_ready, scrape=exposition.body)
@@ -95,7 +96,7 @@ class Operator:
                 cluster, self._home(), instance, gained=lambda: self._gained(cluster), lost=supervisor.stop
             )
             await self._until_told(
-                watch(registry(self._seen, connection), self._settings.namespaces),
+                watch(registry(self._seen, access), self._settings.namespaces),
                 leadership.run(),
                 self._poll(connections),
                 self._audit(cluster),

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import kopf
 
+from fullsend.controller.access import Access
 from fullsend.controller.names import AUDIENCES, CAMPAIGNS, JOBS, LABEL_UID, TEMPLATES, TRANSPORTS, Kind
 
 Seen = Callable[[Kind, Mapping[str, Any], bool], None]
@@ -36,22 +37,12 @@ def settings() -> kopf.OperatorSettings:
     return made
 
 
-def registry(seen: Seen, connection: Any) -> kopf.OperatorRegistry:
-    """``connection`` is the API client's configuration; kopf goes the same way."""
+def registry(seen: Seen, access: Access) -> kopf.OperatorRegistry:
+    """kopf goes the same way to the API server as we do, and asks again for it when a token is refused."""
     made = kopf.OperatorRegistry()
 
     async def log_in(**_kopf: Any) -> kopf.ConnectionInfo:
-        authorization = await connection.get_api_key_with_prefix("BearerToken", alias="authorization") or ""
-        scheme, _, token = authorization.partition(" ")
-        return kopf.ConnectionInfo(
-            server=connection.host,
-            ca_path=connection.ssl_ca_cert,
-            insecure=not connection.verify_ssl,
-            scheme=scheme.capitalize() or None,
-            token=token or None,
-            certificate_path=connection.cert_file,
-            private_key_path=connection.key_file,
-        )
+        return access.log_in()
 
     kopf.on.login(registry=made)(log_in)
     for kind in WATCHED:
