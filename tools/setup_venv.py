@@ -158,6 +158,8 @@ def current(level: str) -> bool:
     """Whether this clone's ``.venv`` already has what ``level`` needs: its own entry or a larger one."""
     if not MARK.is_file() or not (VENV / "bin" / "python").exists():
         return False
+    if not all((VENV / "bin" / name).exists() for name in commands()):
+        return False  # a command that is new
     linked = Path(MARK.read_text().strip())
     return any(linked == entry(at) and is_ready(linked) for at in LEVELS[LEVELS.index(level) :])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -75,11 +76,17 @@ async def preview(campaign: str, address: str | None, form: str, namespace: str,
 @click.argument("campaign")
 @click.option("--to", "addresses", multiple=True, required=True, help="Who gets the test. May be given several times.")
 @click.option("--for", "address", help="The recipient whose data to use. Default: the first of the plan.")
+@click.option("--mounts", type=click.Path(path_type=Path), hidden=True, help="Where a pod finds its Secrets.")
 @namespace_option
 @where_options
 @runs
 async def send_test(
-    campaign: str, addresses: tuple[str, ...], address: str | None, namespace: str, where: Where
+    campaign: str,
+    addresses: tuple[str, ...],
+    address: str | None,
+    mounts: Path | None,
+    namespace: str,
+    where: Where,
 ) -> None:
     """Send the real message to a few people of yours, over the campaign's relay, marked as a test.
 
@@ -95,7 +102,8 @@ async def send_test(
     relay = Control.from_json(view.control).relay
     marked = replace(compiled, subject=TEST_MARK + compiled.subject, headers=(*compiled.headers, TEST_HEADER))
     composer = Composer(marked)
-    session = await connect(settings_for(relay, LocalMounts(where.state, namespace).secrets_dir))
+    secrets_dir = LocalMounts(where.state, namespace).secrets_dir if mounts is None else mounts / "secrets"
+    session = await connect(settings_for(relay, secrets_dir))
     failed = 0
     try:
         for wire in wires:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from fullsend.cli.display import display_for
 from fullsend.cli.options import Where, output_option, runs, where_options
 from fullsend.cli.render import print_report, report_json
 from fullsend.errors import InvalidInput, Problem
@@ -21,7 +22,6 @@ from fullsend.ledger.database import Database
 from fullsend.ledger.migrate import migrate
 from fullsend.ledger.tenants import tenant_access
 from fullsend.local.campaign import LocalCampaign
-from fullsend.local.display import display_for
 from fullsend.local.mounts import LocalMounts
 from fullsend.local.processes import write_private
 from fullsend.local.run import Ending, ExitCode, Runner

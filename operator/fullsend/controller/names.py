@@ -24,6 +24,8 @@ SUSPEND: Final = f"{GROUP}/suspend"
 
 LEDGER_SECRET: Final = "fullsend-ledger"  # noqa: S105 - a name
 LEDGER_SECRET_TYPE: Final = f"{GROUP}/ledger"
+POD_SETTINGS: Final = "fullsend-pods"
+"""The ConfigMap beside it: which image pods run, and what the administrator lays over them."""
 LEASE: Final = "fullsend-operator"
 
 MOUNTS: Final = "/fullsend"
@@ -62,6 +64,7 @@ PODS: Final = Kind("", "v1", "pods")
 EVENTS: Final = Kind("", "v1", "events")
 NEW_EVENTS: Final = Kind("events.k8s.io", "v1", "events")
 SECRETS: Final = Kind("", "v1", "secrets")
+CONFIG_MAPS: Final = Kind("", "v1", "configmaps")
 NAMESPACES: Final = Kind("", "v1", "namespaces")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases")
 

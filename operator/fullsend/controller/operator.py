@@ -82,11 +82,12 @@ class Operator:
         try:
             await health.serve(self._settings.port)
             log.info("probes and metrics on port %d", health.port)
+            image = PodImage(self._settings.image, self._settings.overrides)
             world = World(
                 cluster=cluster,
                 connections=connections,
-                secrets=TenantSecrets(cluster, self._settings.dsn),
-                image=PodImage(self._settings.image, self._settings.overrides),
+                secrets=TenantSecrets(cluster, self._settings.dsn, image),
+                image=image,
                 cluster_id=self._settings.cluster_id or await self._identify(cluster),
                 instance=instance,
             )

@@ -21,8 +21,10 @@ USER: Final = 65532
 GRACE_MARGIN: Final = 30
 """Seconds on top of the longest reply that is waited for: to record it, give the rest back and leave."""
 READABLE: Final = 0o440
-SCRATCH: Final = {"plan": "2Gi", "send": "64Mi"}
-"""What a pod may write to /tmp. A plan keeps the identities that it excludes there, 16 bytes each."""
+SCRATCH: Final = {"plan": "2Gi", "send": "64Mi", "tool": "10Gi"}
+"""What a pod may write to /tmp. A plan keeps the identities that it excludes there, 16 bytes each; a tool the file that
+is imported."""
+PROGRAMS: Final = {"plan": "fullsend.audience", "send": "fullsend.sender", "tool": "fullsend.cli.served"}
 # A sender limits its own address space to 1 GiB beyond its start (``sender.__main__``), a plan the template it compiles
 # to 768 MB: the pod's limit lies above either, so that one recipient fails and not the pod.
 RESOURCES: Final[Mapping[str, Any]] = {
@@ -98,13 +100,13 @@ def pod_template(
     labels: Mapping[str, str],
     grace: float,
 ) -> dict[str, Any]:
-    """A pod template. ``kind`` is "plan" or "send"; ``grace`` is the longest reply it may have to wait for, in
-    seconds."""
+    """A pod template. ``kind`` is "plan", "send" or "tool" (a person's command, see ``cli.kubectl``); ``grace`` is the
+    longest reply it may have to wait for, in seconds."""
     volumes, mounts = _volumes(kind, needs)
     container = {
         "name": CONTAINER,
         "image": image.image,
-        "command": ["python", "-m", {"plan": "fullsend.audience", "send": "fullsend.sender"}[kind]],
+        "command": ["python", "-m", PROGRAMS[kind]],
         "args": [*arguments, "--mounts", MOUNTS],
         "env": [{"name": "HOME", "value": "/tmp"}, {"name": "PYTHONUNBUFFERED", "value": "1"}],  # noqa: S108
         "resources": _resources(wishes),

@@ -17,6 +17,7 @@ from typing import Final
 from fullsend.errors import InvalidInput, Problem
 from fullsend.ledger.database import Connection, Database, utc
 from fullsend.ledger.named import query
+from fullsend.ledger.tenants import ensure_tenant
 
 _CHUNK: Final = 5_000
 _PAGE: Final = 5_000
@@ -68,10 +69,8 @@ class Imported:
 
 async def create_list(db: Database, tenant: str, name: str, *, double_opt_in: bool) -> bool:
     """Makes a list; False where there is one of that name already."""
-    _, made = await db.unit(
-        ("ensure_tenant", {"tenant": tenant}),
-        ("create_list", {"tenant": tenant, "name": name, "double_opt_in": double_opt_in}),
-    )
+    await ensure_tenant(db, tenant)
+    [made] = await db.unit(("create_list", {"tenant": tenant, "name": name, "double_opt_in": double_opt_in}))
     return bool(made)
 
 

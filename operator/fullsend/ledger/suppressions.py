@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from fullsend.errors import InvalidInput, Problem
 from fullsend.ledger.database import Database, utc
+from fullsend.ledger.tenants import ensure_tenant
 
 _CHUNK: Final = 5_000
 _PAGE: Final = 5_000
@@ -120,7 +121,7 @@ async def _check(db: Database, target: Target) -> None:
         case Scope.TENANT:
             if target.tenant is None or target.list is not None:
                 raise ValueError("a suppression for a tenant names the tenant and no list")
-            await db.unit(("ensure_tenant", {"tenant": target.tenant}))
+            await ensure_tenant(db, target.tenant)
         case Scope.LIST:
             if target.tenant is None or target.list is None:
                 raise ValueError("a suppression for a list names the tenant and the list")

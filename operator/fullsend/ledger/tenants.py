@@ -1,8 +1,8 @@
 """A database role for each tenant (namespace), so that row-level security keeps tenants apart.
 
 The planners and senders of a namespace log in as its role; the policies of the schema show it the rows of its tenant
-and the grants below let it do what a planner and a sender do, no more. Its password is derived from the installation's
-secret, so that handing the DSN out again changes nothing for senders already running.
+and the grants below let it do what a planner, a sender and an import do, no more. Its password is derived from the
+installation's secret, so that handing the DSN out again changes nothing for senders already running.
 
 The fallback: where this connection may not create roles (a managed database, a hand-made owner without CREATEROLE), or
 where the new role cannot log in (a pooler with a fixed list of users), ``tenant_dsn`` gives the DSN it was called with.
@@ -50,6 +50,9 @@ _GRANTS: Final = (
     "tried_deferred, tried_unknown, took_ms, took) ON fullsend.counter TO {role}",
     "GRANT INSERT, DELETE ON fullsend.suppression TO {role}",
     "GRANT EXECUTE ON FUNCTION fullsend.grant_tokens(bigint, bigint), fullsend.return_tokens(bigint) TO {role}",
+    # An import into a list of the tenant's (kubectl fullsend import).
+    "GRANT INSERT ON fullsend.list TO {role}",
+    "GRANT INSERT, UPDATE (address, variables, status, evidence, updated_at) ON fullsend.member TO {role}",
     # A refusal that turns out to be everybody's trouble: the sender reopens what it had rejected.
     "GRANT INSERT, UPDATE (after_seq, reopened, done_at) ON fullsend.reopen_request TO {role}",
 )
@@ -89,6 +92,12 @@ async def tenant_access(dsn: str, tenant: str) -> TenantAccess:
     if await _can_log_in(theirs):
         return TenantAccess(theirs, role, isolated=True)
     return TenantAccess(dsn, "", isolated=False)
+
+
+async def ensure_tenant(db: Database, tenant: str) -> None:
+    """The tenant's row is there after this. Its own role may not make it, and need not."""
+    if await db.fetch_one("tenant_exists", {"tenant": tenant}) is None:
+        await db.unit(("ensure_tenant", {"tenant": tenant}))
 
 
 def role_name(installation: str, tenant: str) -> str:

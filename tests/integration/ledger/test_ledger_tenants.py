@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from fullsend.errors import LedgerError, SchemaMismatch
 from fullsend.ledger import campaigns, lists, sessions, suppressions
 from fullsend.ledger.database import Database
-from fullsend.ledger.lists import NewMember
+from fullsend.ledger.lists import MemberStatus, NewMember
 from fullsend.ledger.suppressions import NewSuppression, Scope, Target
 from fullsend.ledger.tenants import role_name, tenant_access, tenant_dsn
 from fullsend.states import CampaignId, Seq
@@ -211,6 +211,20 @@ async def test_a_tenants_role_can_plan_send_reopen_and_close(worlds: Worlds) -> 
         S.REJECTED: 2,
         S.UNKNOWN: 3,
     }
+
+
+async def test_a_tenants_role_can_import_people_and_what_they_said(worlds: Worlds) -> None:
+    source = '{"consent_source": "shop"}'
+    assert await lists.create_list(worlds.blue, "blue", "weekly", double_opt_in=True)
+    for status in (MemberStatus.CONFIRMED, MemberStatus.UNSUBSCRIBED):
+        member = NewMember(world.identity(5), "five@example.com", "{}", status, source)
+        await lists.import_members(worlds.blue, "blue", "weekly", [member])
+    blocked = [NewSuppression(world.identity(4), "four@example.com", "Blocked", "import into weekly")]
+    assert await suppressions.add(worlds.blue, Target(Scope.TENANT, "blue"), blocked) == 1
+    [member] = [member async for member in lists.list_members(worlds.owner, "blue", "weekly")]
+    assert (member.status, member.evidence) == (MemberStatus.UNSUBSCRIBED, source)
+    reasons = {s.reason async for s in suppressions.list_suppressions(worlds.owner, "blue")}
+    assert {"Unsubscribed", "Blocked"} <= reasons
 
 
 async def test_the_same_dsn_is_given_again_and_two_tenants_have_two_roles(postgres_dsn: str, ledger: Database) -> None:

@@ -70,12 +70,13 @@ ALTER TABLE fullsend.member ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON fullsend.member USING (tenant_id = (SELECT fullsend.current_tenant_id()));
 
 -- What a recipient said to the whole installation binds every tenant, so every tenant may read it. A sender adds what a
--- relay refused and lifts the same again, never what a person said.
+-- relay refused, an import what people said; what a relay refused is lifted again, what a person said never.
 ALTER TABLE fullsend.suppression ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON fullsend.suppression FOR SELECT
     USING (scope = 'installation' OR tenant_id = (SELECT fullsend.current_tenant_id()));
-CREATE POLICY add_refused ON fullsend.suppression FOR INSERT WITH CHECK (
-    tenant_id = (SELECT fullsend.current_tenant_id()) AND scope = 'tenant' AND reason = 'MailboxRefused');
+CREATE POLICY add_own ON fullsend.suppression FOR INSERT WITH CHECK (
+    tenant_id = (SELECT fullsend.current_tenant_id()) AND scope <> 'installation'
+    AND (list_id IS NULL OR EXISTS (SELECT FROM fullsend.list AS l WHERE l.id = list_id)));
 CREATE POLICY lift_refused ON fullsend.suppression FOR DELETE
     USING (tenant_id = (SELECT fullsend.current_tenant_id()) AND scope = 'tenant' AND reason = 'MailboxRefused');
 

@@ -2,6 +2,10 @@
 -- A tenant's row, made at its first use
 INSERT INTO fullsend.tenant (name) VALUES (%(tenant)s) ON CONFLICT (name) DO NOTHING;
 
+-- tenant_exists --
+-- Whether a tenant has its row
+SELECT t.id FROM fullsend.tenant AS t WHERE t.name = %(tenant)s;
+
 -- register_campaign --
 -- A new ledger key; nothing happens where the key is known
 INSERT INTO fullsend.campaign (tenant_id, ledger_key, name, fingerprint, content)

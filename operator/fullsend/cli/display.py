@@ -9,7 +9,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fullsend.local.campaign import LocalCampaign
+from fullsend.reconcile.actions import Emit
+from fullsend.resources.status import CampaignStatus
 
 LINE_EVERY = 5.0
 """Seconds between lines where there is no terminal (CI logs, a pipe)."""
@@ -18,8 +19,22 @@ STILL_EVERY = 60.0
 """Seconds after which a line that has not changed is said again: it still runs."""
 
 
+class Shown(Protocol):
+    """A campaign as far as a display looks at it, wherever it runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def status(self) -> CampaignStatus: ...
+
+    def take_events(self) -> Sequence[Emit]:
+        """What happened since it was last asked."""
+        ...
+
+
 class Display(Protocol):
-    def show(self, campaigns: Sequence[LocalCampaign]) -> None: ...
+    def show(self, campaigns: Sequence[Shown]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -27,7 +42,7 @@ class Display(Protocol):
 class Silent:
     """For ``--output json``: standard output belongs to the result."""
 
-    def show(self, campaigns: Sequence[LocalCampaign]) -> None: ...
+    def show(self, campaigns: Sequence[Shown]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -48,7 +63,7 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
         self._progress.start()
 
-    def show(self, campaigns: Sequence[LocalCampaign]) -> None:
+    def show(self, campaigns: Sequence[Shown]) -> None:
         for campaign in campaigns:
             _print_events(self._console, campaign)
             if campaign.name not in self._tasks:
@@ -74,7 +89,7 @@ class Lines:
         self._next = 0.0
         self._said: dict[str, tuple[str, float]] = {}
 
-    def show(self, campaigns: Sequence[LocalCampaign]) -> None:
+    def show(self, campaigns: Sequence[Shown]) -> None:
         now = time.monotonic()
         due = now >= self._next
         for campaign in campaigns:
@@ -84,7 +99,7 @@ class Lines:
         if due:
             self._next = now + LINE_EVERY
 
-    def _say(self, campaign: LocalCampaign, now: float) -> None:
+    def _say(self, campaign: Shown, now: float) -> None:
         status = campaign.status
         text = f"{status.total - status.missing}/{status.total}  {_numbers(campaign)}"
         before, at = self._said.get(campaign.name, ("", 0.0))
@@ -101,14 +116,14 @@ def display_for(console: Console, output: str) -> Display:
     return Bars(console) if console.is_terminal else Lines(console)
 
 
-def _print_events(console: Console, campaign: LocalCampaign) -> None:
+def _print_events(console: Console, campaign: Shown) -> None:
     for event in campaign.take_events():
         style = "yellow" if event.type == "Warning" else "dim"
         text = ": ".join(filter(None, (campaign.name, event.reason, event.message)))
         console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def _numbers(campaign: LocalCampaign) -> str:
+def _numbers(campaign: Shown) -> str:
     status = campaign.status
     parts = [f"accepted {status.accepted}", f"rejected {status.rejected}", f"missing {status.missing}"]
     waiting = status.deferred + status.unknown
