@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
+import json
 import os
 import shutil
 import signal
@@ -205,6 +206,8 @@ class Life:
             command = self._bound(container.name, command, mounts, spec)
         else:
             command = [moved(word, mounts) for word in command]
+            told = [[str(source), target] for source, target, _ in mounts]
+            (self._pod.folder / f"{container.name}.moved.json").write_text(json.dumps(told))  # for exec
             env = {name: moved(value, mounts) for name, value in env.items()}
         (self._pod.folder / "logs").mkdir(exist_ok=True)
         with (self._pod.folder / "logs" / container.name).open("ab") as log:

@@ -3,8 +3,8 @@
 What the Job controller and an operator see is what a kubelet would tell them: phases, conditions, why a container
 waits, exit codes, graceful deletion. What is true of a pod here: command, args and env (with ``$(NAME)``, Secrets,
 ConfigMaps and fields), volumes (Secret, ConfigMap, emptyDir, downward API, service account token, claim, hostPath),
-init containers, SIGTERM, grace and SIGKILL, a read-only root, ``kubectl logs``. What is not: images (all but those
-named missing are this machine itself), users, limits, networks, probes, hooks, ``kubectl exec`` and ``attach``, and
+init containers, SIGTERM, grace and SIGKILL, a read-only root, ``kubectl logs`` and ``exec``. What is not: images (all
+but those named missing are this machine itself), users, limits, networks, probes, hooks, ``kubectl attach``, and
 restarts (``restartPolicy: Never`` is assumed).
 
 A container has a root of its own, with the volumes where it wants them (``enter.sh``); without the right to mount,
@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from cluster.api import STRATEGIC, Api, Expired, Object, Refused  # noqa: E402  # run as a script, too
-from cluster.kubelet_logs import serve_logs  # noqa: E402
+from cluster.kubelet_server import serve_kubelet  # noqa: E402
 from cluster.pod_inputs import NODE  # noqa: E402
 from cluster.pod_life import RETRY, Container, Life, Machine, Pod, now, patiently  # noqa: E402
 
@@ -48,7 +48,7 @@ class Runner:
 
     async def carry_out(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        async with serve_logs(self._folder) as port, asyncio.TaskGroup() as tasks:
+        async with serve_kubelet(self._folder) as port, asyncio.TaskGroup() as tasks:
             await patiently(lambda: self._register(port))
             tasks.create_task(self._heartbeat())
             tasks.create_task(self._follow())
@@ -70,6 +70,7 @@ class Runner:
             "conditions": [{**ready, "lastHeartbeatTime": now()}],
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": NODE}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            "declaredFeatures": ["ExtendWebSocketsToKubelet"],  # else exec comes as SPDY
         }
         await self._api.patch(f"/api/v1/nodes/{NODE}/status", {"status": status}, STRATEGIC)
 

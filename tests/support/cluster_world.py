@@ -19,6 +19,7 @@ from support.workspace import Workspace, eventually
 
 
 class Kubectl(Protocol):
+    program: str
     kubeconfig: Path
 
     def __call__(self, *arguments: str | Path, given: Any = None) -> str: ...

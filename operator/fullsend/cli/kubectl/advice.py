@@ -31,7 +31,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "LedgerDiskFull": _DATABASE,
     "LedgerSchemaMismatch": "run `fullsend migrate` of the operator's version; the campaign goes on by itself",
     "LedgerRefused": _DATABASE,
-    "LedgerInconsistent": "another hand changed rows: mend or restore the ledger; nothing is called complete until then",
+    "LedgerInconsistent": "another hand changed rows: mend or restore the ledger; nothing is called complete before",
     "LedgerKeyOwnedElsewhere": "end it where it runs, or give this one another spec.ledgerKey",
     "LedgerKeyHoldsDifferentCampaign": "put the content back, or give it another name: what was planned never changes",
     "ReferencesNotResolved": "apply or mend what the message names; the campaign goes on by itself",

@@ -1,4 +1,4 @@
-"""The one part of a kubelet's own server that tests need: ``kubectl logs``, also of a pod that still runs."""
+"""The parts of a kubelet's own server that tests need: ``kubectl logs``, also of a pod that still runs, and exec."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 import trustme
 from aiohttp import web
 
+from cluster.kubelet_exec import exec_handler, runs
+
 LOOK_EVERY = 0.1
 
 
 @contextlib.asynccontextmanager
-async def serve_logs(folder: Path) -> AsyncIterator[int]:
+async def serve_kubelet(folder: Path) -> AsyncIterator[int]:
     """Serves ``<folder>/<namespace>/<pod>/logs/<container>`` where the API server looks for it; gives the port."""
 
     async def logs(request: web.Request) -> web.StreamResponse:
@@ -31,7 +33,7 @@ async def serve_logs(folder: Path) -> AsyncIterator[int]:
             if tail := request.query.get("tailLines"):
                 await answer.write(b"".join(log.readlines()[-int(tail) :]))
             while True:
-                running = _runs(pod / f"{where['container']}.pid")
+                running = runs(pod / f"{where['container']}.pid")
                 while piece := log.read(65536):
                     await answer.write(piece)
                 if request.query.get("follow") != "true" or not running:
@@ -42,6 +44,7 @@ async def serve_logs(folder: Path) -> AsyncIterator[int]:
 
     app = web.Application()
     app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", logs)
+    app.router.add_get("/exec/{namespace}/{pod}/{container}", exec_handler(folder))
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     with tempfile.TemporaryDirectory() as keys:
@@ -56,11 +59,3 @@ async def serve_logs(folder: Path) -> AsyncIterator[int]:
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
-
-
-def _runs(pid_file: Path) -> bool:
-    try:
-        state = Path(f"/proc/{int(pid_file.read_text())}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, ValueError):
-        return False
-    return state != "Z"
