@@ -10,7 +10,8 @@ ARGS ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-postgres check format docs bench lock clean cluster cluster-stop cluster-programs
+.PHONY: help setup demo test test-postgres check format docs bench lock clean cluster cluster-stop cluster-programs \
+	image sbom
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -58,6 +59,18 @@ cluster-stop: .setup-dev ## end it
 cluster-programs: .setup-dev ## build etcd, the API server and the like from pinned Go modules, once for this machine
 	$(PYTHON) tests/cluster/binaries.py
 
+# docker, podman and buildah agree on these arguments. IMAGE_ARGS="--build-arg BASE=..." starts from another base.
+BUILDER ?= $(firstword $(foreach name,docker podman buildah,$(if $(shell command -v $(name)),$(name))))
+IMAGE ?= fullsend/fullsend:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' operator/fullsend/__init__.py)
+IMAGE_ARGS ?=
+image: ## build the image with docker, podman or buildah, for this machine's platform (BUILDER=, IMAGE=, IMAGE_ARGS=)
+	$(or $(BUILDER),$(error there is no docker, podman or buildah)) build --tag $(IMAGE) $(IMAGE_ARGS) .
+
+sbom: .setup-dev ## write dist/fullsend.cdx.json: the Python packages of the image, with their hashes (CycloneDX)
+	@mkdir -p dist
+	$(UV) tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --pyproject pyproject.toml \
+		--output-reproducible --sv 1.6 -o dist/fullsend.cdx.json requirements/local.txt
+
 bench: .setup-dev ## run the benchmarks
 	@set -e; for bench in bench/*.py; do echo "== $$bench"; $(PYTHON) $$bench $(ARGS); done
 
@@ -68,6 +81,8 @@ lock: .setup-dev ## refresh requirements/*.txt from pyproject.toml (ARGS=--upgra
 	$(COMPILE) -o requirements/base.txt
 	$(COMPILE) --extra local -c requirements/base.txt -o requirements/local.txt
 	$(COMPILE) --extra local --group dev -c requirements/local.txt -o requirements/dev.txt
+	$(UV) pip compile --group build --quiet --universal --generate-hashes --only-binary :all: --no-annotate \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS) -o requirements/build.txt
 
 clean: ## remove what the other targets left in this clone (the package cache stays)
 	if [ -f .fullsend/cluster.pid ]; then $(PYTHON) tests/cluster/control_plane.py stop; fi

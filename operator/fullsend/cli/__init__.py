@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "purge": "fullsend.cli.upkeep",
     "operator": "fullsend.cli.operator",
     "mail-sink": "fullsend.local.mailsink.command",
+    "postgres": "fullsend.cli.postgres",
 }
 """Each subcommand and the module that has it under its own name, with underscores."""
 

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
+from typing import Final
 
 import click
 
 from fullsend.cli.options import Where, campaign_named, identity_of, namespace_option, runs, where_options
-from fullsend.errors import InvalidInput, Problem
+from fullsend.errors import InvalidInput, LedgerUnavailable, Problem
 from fullsend.ledger import campaigns
 from fullsend.ledger.identity_hash import hash_identity, installation
 from fullsend.ledger.migrate import migrate as migrate_ledger
 from fullsend.ledger.view import Phase
 from fullsend.states import REOPENABLE, DeliveryState
 
+RETRY_EVERY: Final = 2.0
+"""Seconds between tries to reach a database that is awaited."""
+
 
 @click.command(short_help="Install or update the ledger's schema.")
+@click.option("--wait", default=0, metavar="SECONDS", help="How long to wait for a database that can't be reached yet.")
 @where_options
 @runs
-async def migrate(where: Where) -> None:
+async def migrate(wait: int, where: Where) -> None:
     """Install the ledger's schema in a database, or bring it up to date. Safe to run at any time."""
+    give_up_at = time.monotonic() + wait
     async with where.dsn() as dsn:
-        done = await migrate_ledger(dsn)
+        while True:
+            try:
+                done = await migrate_ledger(dsn)
+                break
+            except LedgerUnavailable as error:
+                if time.monotonic() >= give_up_at:
+                    raise
+                click.echo(f"waiting for the database: {error}", err=True)
+                await asyncio.sleep(RETRY_EVERY)
     applied = ", ".join(done.applied) or "nothing to do"
     click.echo(f"schema version {done.schema_version}: {applied}")
 

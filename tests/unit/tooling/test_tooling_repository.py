@@ -48,7 +48,7 @@ def test_no_tracked_file_names_a_package_registry() -> None:
     assert named == []
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, "build"])
 def test_a_lock_has_hashes_and_says_nothing_of_where_to_install_from(lock: str) -> None:
     for line in (ROOT / "requirements" / f"{lock}.txt").read_text().splitlines():
         assert "://" not in line
