@@ -1,7 +1,8 @@
 """How the API server is reached and who we are to it: a pod's service account, or a kubeconfig.
 
-The official client is not needed for it: that would cost the operator 15 MB, and kopf reads a kubeconfig too.
-Invariant: a token is never kept for long. The kubelet renews that of a service account within the hour, in its file.
+In a pod the official client is not imported: it would cost the operator 15 MB for reading two files. What it is for
+is a kubeconfig whose user logs in by a program, as those of managed clusters do. Invariant: a token is never kept for
+long. The kubelet renews that of a service account within the hour, in its file.
 """
 
 from __future__ import annotations
@@ -74,8 +75,29 @@ def _as_user() -> kopf.ConnectionInfo:
     if not info.server:
         raise kopf.LoginError("the kubeconfig's current context names no server")
     if not (info.token or info.username or info.certificate_path or info.certificate_data):
-        raise kopf.LoginError(
-            "the kubeconfig's user has neither a token nor a client certificate (one that runs a program to log in "
-            "can't be used here)"
-        )
+        return _by_the_official_client()
     return replace(info, server=info.server.rstrip("/"))
+
+
+def _by_the_official_client() -> kopf.ConnectionInfo:
+    """It runs the program that the kubeconfig names, and knows the ways of the large clouds. Raises LoginError."""
+    from kubernetes.client import Configuration
+    from kubernetes.config import ConfigException, load_kube_config
+
+    found = Configuration()
+    try:
+        load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=found)
+    except ConfigException as error:
+        raise kopf.LoginError(str(error)) from error
+    scheme, _, token = (found.get_api_key_with_prefix("BearerToken", alias="authorization") or "").partition(" ")
+    if not (token or found.cert_file):
+        raise kopf.LoginError("the kubeconfig's user has no token, no client certificate and no program to log in with")
+    return kopf.ConnectionInfo(
+        server=found.host.rstrip("/"),
+        ca_path=found.ssl_ca_cert,
+        insecure=not found.verify_ssl,
+        scheme=scheme.capitalize() or None,
+        token=token or None,
+        certificate_path=found.cert_file,
+        private_key_path=found.key_file,
+    )

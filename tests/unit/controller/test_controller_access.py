@@ -84,8 +84,21 @@ def test_a_kubeconfig_that_cannot_be_used_says_why(
         Access({"KUBECONFIG": str(path)})
 
 
-def test_a_user_who_logs_in_by_a_program_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = kubeconfig(tmp_path / "config", exec={"command": "gke-gcloud-auth-plugin"})
+def test_a_user_who_logs_in_by_a_program_is_logged_in_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "from-it"}}
+    program = tmp_path / "auth-plugin"
+    program.write_text(f"#!/bin/sh\necho '{json.dumps(said)}'\n")
+    program.chmod(0o755)
+    run = {"apiVersion": said["apiVersion"], "command": str(program), "interactiveMode": "Never"}
+    path = kubeconfig(tmp_path / "config", exec=run)
     monkeypatch.setenv("KUBECONFIG", str(path))
-    with pytest.raises(InvalidInput, match="neither a token nor a client certificate"):
+    access = Access({"KUBECONFIG": str(path)})
+    assert access.server == "https://there:6443"
+    assert access.headers() == {"Authorization": "Bearer from-it"}
+
+
+def test_a_user_without_any_way_in_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = kubeconfig(tmp_path / "config")
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(InvalidInput, match="no token, no client certificate and no program"):
         Access({"KUBECONFIG": str(path)})
