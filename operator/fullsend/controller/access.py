@@ -86,7 +86,7 @@ def _by_the_official_client() -> kopf.ConnectionInfo:
 
     found = Configuration()
     try:
-        load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=found)
+        load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=found)  # type: ignore[no-untyped-call]
     except ConfigException as error:
         raise kopf.LoginError(str(error)) from error
     scheme, _, token = (found.get_api_key_with_prefix("BearerToken", alias="authorization") or "").partition(" ")
