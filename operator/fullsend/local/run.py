@@ -17,6 +17,8 @@ from enum import IntEnum
 from fullsend.errors import LedgerError
 from fullsend.ledger.view import BreakerState, BreakerView, Phase, PlanState
 from fullsend.local.campaign import LocalCampaign
+from fullsend.reconcile.actions import AcknowledgeHalt
+from fullsend.reconcile.decide import Decision
 from fullsend.reconcile.situation import Situation
 from fullsend.states import DeliveryState
 
@@ -82,7 +84,7 @@ class Runner:
                 foreign_for = time.monotonic() - foreign_since if foreign_since else 0.0
                 if self._interrupted.is_set():
                     ending = _interrupted(campaign)
-                elif (ending := ending_of(campaign, decision.situation, foreign_for)) is None:
+                elif acknowledges(decision) or (ending := ending_of(campaign, decision.situation, foreign_for)) is None:
                     await self._sleep(campaign, decision.look_again)
         finally:
             campaign.ended = True
@@ -134,6 +136,11 @@ def _interrupted(campaign: LocalCampaign) -> Ending:
         "Interrupted",
         f"{campaign.name} was interrupted; what was sent is recorded. Run the same command again to go on.",
     )
+
+
+def acknowledges(decision: Decision) -> bool:
+    """A person's word on a halt has been given to the ledger just now: how it stands is seen at the next look."""
+    return any(isinstance(action, AcknowledgeHalt) for action in decision.actions)
 
 
 def ending_of(campaign: LocalCampaign, situation: Situation, foreign_for: float) -> Ending | None:

@@ -63,7 +63,7 @@ class Judge:
     def __init__(self, dice: random.Random | None = None) -> None:
         self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
         self._sample: tuple[breaker.Verdict, ...] = ()
-        self._bare: list[bytes] = []  # refused at RCPT without a recipient's reason since the last accept
+        self._bare: list[bytes] = []  # refused for good at RCPT without a recipient's reason since the last accept
         self._accepts = 0
         self._content: set[Seq] = set()  # refused for good as a message, by this sender
         self._troubled: set[Seq] = set()  # met with trouble that may be the relay's since the last accept
@@ -212,7 +212,8 @@ class Judge:
 
         For good it is at the second try only, by this sender, which would have halted if it were everybody's; what
         other senders have seen is known by their charges. For now it is never: if it happens to others as well, the
-        relay is in trouble, and no person is asked.
+        relay is in trouble, and no person is asked. Who was charged before, others passing, is no other: at the end of
+        a list such recipients are among themselves.
         """
         stage, reply, seq = str(refused.stage), refused.reply, base.claimed.seq
         said = f"{reply.code} {reply.enhanced} {reply.text}"
@@ -220,7 +221,8 @@ class Judge:
         final = False
         if not verdict.permanent:
             self._remember(breaker.Verdict.OTHER)
-            self._put_off.add(seq)
+            if not base.claimed.charges:
+                self._put_off.add(seq)
             if len(self._put_off) >= breaker.RUN:
                 trouble = breaker.Refused(verdict.reason, said)
                 return Judgement(base.untouched(verdict.reason, stage, reply, delay=delay), trouble)
@@ -238,14 +240,27 @@ class Judge:
         return Judgement(self._deferred_or_expired(base, verdict.reason, retry, stage=stage, reply=reply))
 
     def _recipient(self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl) -> Judgement:
+        """This mailbox, or, if nearly everybody gets such an answer without a recipient's reason, the relay.
+
+        Refused for good that waits for a person, and those who were rejected in the run wait again. Refused for now it
+        is transport trouble, which heals by itself; and who was charged before, others passing, says nothing of
+        everybody: at the end of a list such recipients are among themselves.
+        """
         stage, reply = str(refused.stage), refused.reply
-        if not verdict.doubtful:
+        if not verdict.doubtful or (base.claimed.charges and not verdict.permanent):
             self._remember(breaker.Verdict.OTHER)
         else:
             self._remember(breaker.Verdict.RECIPIENT)
-            self._bare.append(base.claimed.identity_hash)
-            if (trouble := breaker.judge(self._sample, f"{reply.code} {reply.text}")) is not None:
-                reopen = tuple(self._bare[:-1])
+            if verdict.permanent:
+                self._bare.append(base.claimed.identity_hash)
+            said = f"{reply.code} {reply.text}"
+            if (trouble := breaker.judge(self._sample, said)) is not None:
+                if not self._bare:
+                    delay = backoff(retry, 1, self._dice)
+                    return Judgement(
+                        base.untouched(verdict.reason, stage, reply, delay=delay), breaker.Refused(verdict.reason, said)
+                    )
+                reopen = tuple(seen for seen in self._bare if seen != base.claimed.identity_hash)
                 self._bare.clear()
                 return Judgement(base.untouched("EveryoneRefused", stage, reply), trouble, reopen)
         if verdict.permanent:

@@ -346,3 +346,32 @@ def test_an_unarmed_row_is_due_now_and_uncharged():
         False,
         False,
     )
+
+
+def test_everybody_refused_for_now_without_a_reason_is_the_relays_trouble_and_needs_no_person():
+    judged = Judged()
+    later = refused(Stage.RCPT, 451, "", "try again later")
+    judgements = [judged(armed(seq), later) for seq in range(1, breaker.EVERYONE_RUN + 1)]
+    assert [judgement.trouble for judgement in judgements[:-1]] == [None] * (breaker.EVERYONE_RUN - 1)
+    assert isinstance(judgements[-1].trouble, breaker.Refused)
+    assert not judgements[-1].record.charged
+    assert judgements[-1].reopen == ()
+
+
+@pytest.mark.parametrize("stage", [Stage.RCPT, Stage.DATA, Stage.DOT])
+def test_at_the_end_of_a_list_those_who_were_refused_for_now_before_are_no_trouble_among_themselves(stage: Stage):
+    judged = Judged()
+    later = refused(stage, 451, "", "try again later")
+    for seq in range(1, 100):
+        judgement = judged(armed(seq, attempts=1, charges=1, since=datetime.now(UTC)), later)
+        assert judgement.trouble is None
+        assert judgement.record.charged
+
+
+def test_who_was_refused_for_good_waits_again_though_the_last_of_the_run_is_refused_for_now():
+    judged = Judged()
+    for seq in range(1, breaker.EVERYONE_RUN):
+        judged(armed(seq), refused(Stage.RCPT, 550, "", "no"))
+    last = judged(armed(99), refused(Stage.RCPT, 451, "", "not now"))
+    assert isinstance(last.trouble, breaker.EveryoneRefused)
+    assert last.reopen == tuple(seq.to_bytes(16, "big") for seq in range(1, breaker.EVERYONE_RUN))
