@@ -10,6 +10,7 @@ A message says what is wrong, where, and what to do about it.
      |   +- LedgerUnavailable   cannot be reached now; the same call may succeed later
      |   +- SchemaMismatch      the schema is older or newer than this program can use
      |   +- SessionFenced       this session was declared dead; nothing more may be written for it
+     |   |   +- LedgerWentBack  the database is older than what it told this session
      |   +- CampaignOwned       another live owner reconciles this ledger key
      +- RenderError             one recipient's message cannot be built
      +- SourceError             an audience source cannot be read, or what it gives cannot be used
@@ -69,6 +70,11 @@ class SchemaMismatch(LedgerError):
 
 class SessionFenced(LedgerError):
     """The session was declared dead; nothing more may be claimed or armed under it."""
+
+
+class LedgerWentBack(SessionFenced):
+    """The database is older than what it told this session (a lagging replica, a restored backup): rows that were sent
+    may wait there as if they had not been."""
 
 
 class CampaignOwned(LedgerError):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fullsend.errors import CampaignOwned
 from fullsend.ledger.database import Connection, Database, unknown_campaign, utc, utc_or_none
 from fullsend.ledger.endings import carry_out_reopen, end_rows, reopen_refused, reopen_run, request_reopen
+from fullsend.ledger.flush import guarding
 from fullsend.ledger.mapping import (
     breaker_of,
     breaker_to_json,
@@ -262,7 +263,7 @@ async def update_breaker(
     async def work(connection: Connection) -> BreakerView:
         counts = True
         if session is not None:
-            guard = await (await connection.execute(query("lock_session"), {"session": session.id})).fetchone()
+            guard = await (await connection.execute(query("lock_session"), guarding(session))).fetchone()
             counts = guard == (True,)
         row = await (await connection.execute(query("lock_breaker"), {"campaign": campaign})).fetchone()
         if row is None:

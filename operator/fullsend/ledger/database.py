@@ -9,6 +9,7 @@ never interleaved with another task's statements; a driver's error never leaves 
     connection lost, shut down, disk full, time-out     LedgerUnavailable
     read-only transaction (a standby after failover)    LedgerUnavailable, and the connection is dropped
     undefined table, column or function                 SchemaMismatch
+    older than what the session was told (FS001)        LedgerWentBack
     anything else                                       LedgerError
 
 A unit is sent in pipeline mode: its statements travel together, and without an explicit BEGIN they are one implicit
@@ -31,7 +32,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow, dict_row
 from psycopg.types.numeric import Int8Dumper
 
-from fullsend.errors import LedgerError, LedgerUnavailable, SchemaMismatch
+from fullsend.errors import LedgerError, LedgerUnavailable, LedgerWentBack, SchemaMismatch
 from fullsend.ledger.named import QUERIES, query
 from fullsend.states import CampaignId
 
@@ -62,6 +63,8 @@ def translate(error: psycopg.Error) -> LedgerError:
     match error:
         case pg.UndefinedTable() | pg.UndefinedColumn() | pg.UndefinedFunction() | pg.InvalidSchemaName():
             return SchemaMismatch(f"The ledger's schema is not one this program can use: {text}. Run the migration.")
+        case _ if error.sqlstate == "FS001":
+            return LedgerWentBack(f"The ledger is older than it was: {error.diag.message_primary}.")
         case pg.ReadOnlySqlTransaction():
             return LedgerUnavailable(f"The database is read-only (a standby after a failover?): {text}")
         case psycopg.OperationalError() | psycopg.InterfaceError():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from fullsend.errors import SessionFenced
 from fullsend.ledger.database import Connection, Database, unknown_campaign
+from fullsend.ledger.flush import guarding
 from fullsend.ledger.named import query
 from fullsend.ledger.view import FINISHED, Phase
 from fullsend.states import REOPENABLE, TRANSITIONS, CampaignId, DeliveryState
@@ -101,7 +102,7 @@ async def reopen_refused(db: Database, session: OpenedSession, *, id: str, ident
     was finished meanwhile (0 then). Raises SessionFenced."""
 
     async def work(connection: Connection) -> int:
-        guard = await (await connection.execute(query("lock_session"), {"session": session.id})).fetchone()
+        guard = await (await connection.execute(query("lock_session"), guarding(session))).fetchone()
         if guard != (True,):
             raise SessionFenced(f"Session {session.id} was fenced: it reopens nothing.")
         row = await (await connection.execute(query("lock_reopen"), {"campaign": session.campaign})).fetchone()

@@ -28,7 +28,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from fullsend.errors import SessionFenced
+from psycopg.rows import TupleRow
+
+from fullsend.errors import LedgerWentBack, SessionFenced
 from fullsend.ledger.database import Database, Params
 from fullsend.states import DeliveryState, Seq
 
@@ -100,15 +102,48 @@ class Flushed:
     live: bool
 
 
+def guarding(session: OpenedSession, *, however_old: bool = False) -> Params:
+    """The parameters of ``lock_session``."""
+    told = 0 if however_old else session.told.revision
+    return {"session": session.id, "started": session.started_at, "told": told}
+
+
+async def in_session(
+    db: Database, session: OpenedSession, *statements: tuple[str, Params], however_old: bool = False
+) -> tuple[bool, list[list[TupleRow]]]:
+    """One unit under the session's lock: whether the session is live, and the rows of each statement.
+
+    Raises LedgerWentBack, with nothing done, in a ledger older than what this session was told, and ever after.
+    ``however_old``: only where the session is not in it.
+    """
+    memory = session.told
+    if not however_old:
+        memory.check()
+    try:
+        lock, *rows, after = await db.unit(
+            ("lock_session", guarding(session, however_old=however_old)),
+            *statements,
+            ("session_revision", {"session": session.id}),
+        )
+        if not lock:
+            raise LedgerWentBack(f"The ledger is older than it was: session {session.id} is not in it.")
+    except LedgerWentBack as error:
+        memory.went_back = str(error)
+        raise
+    memory.hear(after[0][0])
+    return lock == [(True,)], rows
+
+
 async def flush(db: Database, session: OpenedSession, *, arm: Sequence[Arm], record: Sequence[Record]) -> Flushed:
     """Arms and records in one transaction.
 
     Raises SessionFenced where the session is dead and there was nothing to record; LedgerUnavailable where the commit
     is in doubt: flush the same records again after reconnecting (a record is idempotent by its attempt's number), and
-    look at ``held`` for what was armed.
+    look at ``held`` for what was armed. Once LedgerWentBack was raised, nothing is armed; records may still be given:
+    what is true of a row's present attempt is true in an older ledger as well.
     """
     key = {"session": session.id, "campaign": session.campaign, "tenant": session.tenant}
-    statements: list[tuple[str, Params]] = [("lock_session", key)]
+    statements: list[tuple[str, Params]] = []
     if record:
         took = {"took_ms": sum(r.took_ms for r in record if r.stage), "took": _array(_by_duration(record))}
         statements.append(("record", {**key, **took, "told": _told(record), "seqs": _array([r.seq for r in record])}))
@@ -124,8 +159,13 @@ async def flush(db: Database, session: OpenedSession, *, arm: Sequence[Arm], rec
                 },
             )
         )
-    results = await db.unit(*statements)
-    live = results[0] == [(True,)]
+    only_records = bool(session.told.went_back) and not arm
+    try:
+        live, results = await in_session(db, session, *statements, however_old=only_records)
+    except LedgerWentBack:
+        if not only_records:
+            raise
+        return Flushed(frozenset(), frozenset(), frozenset(), live=False)  # it knows nothing of these attempts
     if not live and not record:
         raise SessionFenced(f"Session {session.id} was fenced: nothing more may be claimed or armed under it.")
     decided = {Seq(seq): armed for seq, armed in results[-1]} if arm else {}

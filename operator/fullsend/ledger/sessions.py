@@ -1,7 +1,8 @@
 """A sender's session: its identity in the ledger, the rows in its hands, and the grants it works within.
 
-Invariants: every write of a session first locks the session's row and finds it live, in the same transaction; fencing
-takes the same lock first, so whatever a fence ended stays ended. A claim is given back, armed or settled: no row is
+Invariants: every write of a session first locks the session's row and finds it live, in the same transaction, in a
+ledger that is no older than what the session was told; fencing takes the same lock first, so whatever a fence ended
+stays ended. A claim is given back, armed or settled: no row is
 left in the hands of a session that has ended. Claims never skip a row for good: a fresh row that was locked at the
 moment is found again from a lower mark, a row given back becomes due.
 """
@@ -9,15 +10,15 @@ moment is found again from a lower mark, a row given back becomes due.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from psycopg.rows import TupleRow
 
-from fullsend.errors import SessionFenced
-from fullsend.ledger.database import Database, unknown_campaign, utc, utc_or_none
-from fullsend.ledger.flush import Arm, Flushed, Record, flush
+from fullsend.errors import LedgerWentBack, SessionFenced
+from fullsend.ledger.database import Database, utc, utc_or_none
+from fullsend.ledger.flush import Arm, Flushed, Record, flush, in_session
 from fullsend.ledger.mapping import breaker_of, counts_of
 from fullsend.ledger.sweeps import SweepResult, close_session, fence, sweep
 from fullsend.ledger.view import BreakerView, Counts, Phase
@@ -33,6 +34,7 @@ __all__ = [
     "OpenedSession",
     "Record",
     "SweepResult",
+    "Told",
     "claim_due",
     "claim_fresh",
     "close_session",
@@ -53,12 +55,47 @@ see ``database``), short enough that the rows of a dead sender wait little."""
 _NO_BOUND: Final = 2**62
 
 
+@dataclass(slots=True)
+class Told:
+    """What the ledger told a session: the highest revision of the session's own counters, with every unit, and of the
+    whole campaign, with every heart-beat (what other senders did is known a beat later).
+
+    Only what was answered counts, so a commit in doubt proves nothing. A ledger that knows less is another, older one
+    (a failover to a replica that lagged, a restored backup): ``went_back`` then says so, for good.
+    """
+
+    revision: int = 0
+    campaign_revision: int = 0
+    went_back: str = ""
+
+    def hear(self, revision: int) -> None:
+        self.revision = max(self.revision, revision)
+
+    def hear_of_campaign(self, revision: int) -> None:
+        """Raises LedgerWentBack where it is behind what was heard before."""
+        if revision < self.campaign_revision:
+            self.went_back = (
+                f"The ledger is older than it was: the campaign is at revision {revision} here, and this sender was "
+                f"told {self.campaign_revision} before."
+            )
+            self.check()
+        self.campaign_revision = revision
+
+    def check(self) -> None:
+        if self.went_back:
+            raise LedgerWentBack(self.went_back)
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
+    """``started_at`` tells it from the session that an older ledger may open under the same number."""
+
     id: SessionId
+    started_at: datetime
     campaign: CampaignId
     tenant: int
     lease_seconds: float
+    told: Told = field(default_factory=Told, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +148,20 @@ async def open_session(
     )
     if row is None:
         return None
-    return OpenedSession(SessionId(row["id"]), campaign, row["tenant_id"], SESSION_LEASE_SECONDS)
+    return OpenedSession(SessionId(row["id"]), row["started_at"], campaign, row["tenant_id"], SESSION_LEASE_SECONDS)
 
 
 async def heartbeat(db: Database, session: OpenedSession, *, connections: int | None = None) -> Heartbeat:
-    """Extends the lease and tells what to obey. ``connections``: how many the session has open, where that changed."""
-    _, rows = await db.unit(
+    """Extends the lease and tells what to obey. ``connections``: how many the session has open, where that changed.
+    Raises LedgerWentBack."""
+    _, rows = await in_session(
+        db,
+        session,
         ("heartbeat_session", {"session": session.id, "connections": connections}),
         ("session_sees", {"session": session.id}),
     )
-    if not rows:
-        raise unknown_campaign(session.campaign)
-    live, phase, control, control_revision, breaker, now, live_sessions, rank, counts = rows[0]
+    live, phase, control, control_revision, breaker, now, live_sessions, rank, counts, revision = rows[1][0]
+    session.told.hear_of_campaign(revision)
     return Heartbeat(
         live=live,
         phase=Phase(phase),
@@ -155,8 +194,8 @@ async def claim_due(db: Database, session: OpenedSession, *, limit: int) -> list
 
 async def _claim(db: Database, name: str, session: OpenedSession, params: Mapping[str, Any]) -> list[Claimed]:
     key = {"session": session.id, "campaign": session.campaign, "tenant": session.tenant}
-    lock, _, rows = await db.unit(("lock_session", key), ("walk_in_order", {}), (name, {**key, **params}))
-    if lock != [(True,)]:
+    live, (_, rows) = await in_session(db, session, ("walk_in_order", {}), (name, {**key, **params}))
+    if not live:
         raise SessionFenced(f"Session {session.id} was fenced: nothing more may be claimed or armed under it.")
     return [_claimed(row) for row in rows]
 
@@ -188,8 +227,8 @@ async def give_back(db: Database, session: OpenedSession, seqs: Sequence[Seq]) -
     """Claimed rows that will not be armed after all: due now, uncharged. Rows that are not in this session's hands are
     left alone. Returns how many were given back. Raises SessionFenced."""
     key = {"session": session.id, "campaign": session.campaign, "tenant": session.tenant}
-    lock, rows = await db.unit(("lock_session", key), ("give_back", {**key, "seqs": list(seqs)}))
-    if lock != [(True,)]:
+    live, (rows,) = await in_session(db, session, ("give_back", {**key, "seqs": list(seqs)}))
+    if not live:
         raise SessionFenced(f"Session {session.id} was fenced: others have its rows.")
     return int(rows[0][0])
 
@@ -197,8 +236,8 @@ async def give_back(db: Database, session: OpenedSession, seqs: Sequence[Seq]) -
 async def held(db: Database, session: OpenedSession) -> list[tuple[Seq, DeliveryState]]:
     """What the session holds as the ledger has it: after a lost connection, whether a commit happened. Waits for a
     server process that may still be at work on it. Raises SessionFenced."""
-    lock, rows = await db.unit(("lock_session", {"session": session.id}), ("held_rows", {"session": session.id}))
-    if lock != [(True,)]:
+    live, (rows,) = await in_session(db, session, ("held_rows", {"session": session.id}))
+    if not live:
         raise SessionFenced(f"Session {session.id} was fenced: what it held is no longer its own.")
     return [(Seq(seq), DeliveryState(state)) for seq, state, _ in rows]
 
@@ -206,7 +245,9 @@ async def held(db: Database, session: OpenedSession) -> list[tuple[Seq, Delivery
 async def grant(db: Database, session: OpenedSession, want: int) -> Granted:
     """Up to ``want`` more messages within the campaign's, the transport's and the pool's rates. They belong to the
     session and are spent when it arms. Raises SessionFenced."""
-    row = await db.fetch_one("grant_tokens", {"session": session.id, "want": want})
-    if row is None or not row["live"]:
+    live, ([(_, granted, retry_after)],) = await in_session(
+        db, session, ("grant_tokens", {"session": session.id, "want": want})
+    )
+    if not live:
         raise SessionFenced(f"Session {session.id} was fenced: nothing more is granted to it.")
-    return Granted(row["granted"], row["retry_after"])
+    return Granted(granted, retry_after)

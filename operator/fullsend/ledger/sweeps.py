@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fullsend.ledger.database import Connection, Database
+from fullsend.ledger.flush import in_session
 from fullsend.ledger.named import query
 from fullsend.states import CampaignId, SessionId
 
@@ -74,9 +75,10 @@ async def fence(
 
 async def close_session(db: Database, session: OpenedSession, reason: str) -> SweepResult:
     """Ends the caller's own session: unspent tokens return to their buckets, claimed rows are due at once, and a row
-    still armed is unknown from here on. Closing twice, or after a fence, does nothing more."""
-    [[(resends,)]] = await db.unit(("max_unknown_resends", {"campaign": session.campaign}))
-    await db.unit(("return_tokens", {"session": session.id}))
+    still armed is unknown from here on. Closing twice, or after a fence, does nothing more. Raises LedgerWentBack, and
+    closes nothing, in a ledger older than what the session was told."""
+    key = {"session": session.id, "campaign": session.campaign}
+    _, ([(resends,)], _) = await in_session(db, session, ("max_unknown_resends", key), ("return_tokens", key))
     return await fence(db, session.id, resends, reason=reason)
 
 

@@ -43,8 +43,8 @@ _GRANTS: Final = (
     # The sender: its session, its counters, the history, and mailboxes that refuse.
     "GRANT INSERT, UPDATE (state, reason, charged, content_sent, stage, code, enhanced, text, relay, took_ms, "
     "recorded_at) ON fullsend.attempt TO {role}",
-    "GRANT INSERT, UPDATE (connections, tokens, heartbeat_at, first_armed_at, fenced_at, ended_at, end_reason) "
-    "ON fullsend.session TO {role}",
+    "GRANT INSERT, UPDATE (connections, tokens, heartbeat_at, first_armed_at, fenced_at, ended_at, end_reason, "
+    "last_revision) ON fullsend.session TO {role}",
     "GRANT INSERT, DELETE, UPDATE (revision, resent, last_settled_at, pending, claimed, armed, deferred, unknown, "
     "accepted, rejected, suppressed, invalid, expired, unrenderable, held, cancelled, tried_accepted, tried_rejected, "
     "tried_deferred, tried_unknown, took_ms, took) ON fullsend.counter TO {role}",

@@ -9,7 +9,8 @@ When the database goes away in the middle of a COMMIT nobody can tell which. The
 direction, again and again until the ledger has taken it: records are given once more (the attempt's number makes a
 second copy fall away), and every row whose arming is in doubt is recorded as not sent, which is true, since its
 connection still waits, and ends the row's attempt whether or not the arming was committed. The session's lock, which
-each flush takes first, makes that wait for a server process that still works on the lost one. Invariants 4 and 7.
+each flush takes first, makes that wait for a server process that still works on the lost one. A database that comes
+back older than it was (see ``sessions.Told``) arms nothing more. Invariants 4 and 7.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from fullsend.errors import LedgerError, LedgerUnavailable, SchemaMismatch, SessionFenced
+from fullsend.errors import LedgerError, LedgerUnavailable, LedgerWentBack, SchemaMismatch, SessionFenced
 from fullsend.ledger import sessions
 from fullsend.ledger.database import Database
 from fullsend.ledger.sessions import OpenedSession, Record
@@ -144,6 +145,13 @@ class Flusher:
             flushed = await sessions.flush(
                 self._db, self._session, arm=[a.hand.arm for a in arms], record=[r.record for r in records]
             )
+        except LedgerWentBack as error:
+            log.error("%s", error)
+            self._fenced()
+            self._answer(arms, lambda _: Permission.REFUSED)
+            if records:  # without the arms they are taken
+                await self._commit((), records)
+                return
         except SessionFenced:
             self._fenced()
             self._answer(arms, lambda _: Permission.REFUSED)
@@ -191,6 +199,9 @@ class Flusher:
             try:
                 await self._db.reconnect()
                 flushed = await sessions.flush(self._db, self._session, arm=[], record=again)
+            except LedgerWentBack as error:
+                log.error("%s", error)
+                self._fenced()  # again at once: what is true of a row may be recorded, nothing is armed
             except (LedgerUnavailable, SchemaMismatch):
                 try:
                     await asyncio.wait_for(self._abandoned.wait(), delay)

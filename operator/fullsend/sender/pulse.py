@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from fullsend.errors import LedgerError
+from fullsend.errors import LedgerError, LedgerWentBack
 from fullsend.ledger import campaigns, sessions
 from fullsend.ledger.control import Control
 from fullsend.ledger.database import Database
@@ -149,6 +149,9 @@ class Pulse:
             if time.monotonic() - self._swept_at >= SWEEP_EVERY:
                 self._swept_at = time.monotonic()
                 await self._sweep()
+        except LedgerWentBack as error:
+            log.error("%s", error)
+            self.lease.fence()
         except (LedgerError, ValidationError) as error:
             # Not confirmed: half a lease from now nothing new is sent. The next beat opens the connection again.
             log.warning("no heart-beat: %s", error)
@@ -196,6 +199,15 @@ class Pulse:
             return
         await self._step(lambda view: breaker.success(view, now, policy=policy))
         self._changed()
+
+    async def halt_went_back(self) -> None:
+        """Whether the session is live in a ledger that went back says nothing: the halt counts in any case."""
+        now, reason = self.database_now(), breaker.Reason.LEDGER_WENT_BACK
+        message = f"{self._session.told.went_back} Whom it was sent to since may be waiting again."
+        id_ = f"ledger-went-back-{self._session.id}-{uuid.uuid4().hex[:8]}"
+        self.breaker = await campaigns.update_breaker(
+            self._db, self._campaign, lambda view: breaker.halt(view, reason, message, now, halt_id=id_)
+        )
 
     async def _step(self, step: Callable[[BreakerView], BreakerView]) -> None:
         self.breaker = step(self.breaker)  # at once for this sender, whatever the database takes

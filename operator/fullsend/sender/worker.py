@@ -55,6 +55,9 @@ DATABASE_GRACE = 30.0
 HURRIED_GRACE = 3.0
 """The same after a second signal."""
 
+HALT_AGAIN = 1.0
+"""Seconds between tries to halt the campaign where the ledger that went back can't be reached."""
+
 CUT_OFF_AFTER = 300.0
 """Seconds without a heart-beat after which a sender that has nothing left to record gives up: whatever it waits for,
 its session is long over."""
@@ -72,6 +75,7 @@ class Ended(StrEnum):
     STOPPED = "Stopped"  # told to, by a signal
     HELD_BACK = "HeldBack"  # suspended, halted, cancelled or outside its window
     FENCED = "Fenced"  # declared dead by others
+    WENT_BACK = "LedgerWentBack"  # the ledger is older than what it told this sender
     CUT_OFF = "CutOff"  # the ledger has not answered for so long that it is declared dead by now
     BROKEN = "Broken"  # by a mistake in this program; its exception is raised once all is given back
 
@@ -127,6 +131,7 @@ class Worker:
         log.info("ending: %s", ended)
         self._over.set()
         self._notify()
+        halting = self._start(self._halt()) if self._session.told.went_back else None  # not once replies have come
         await self._finish(*connections, cut=True)
         self._flusher.close()
         await self._finish(flushing)
@@ -134,6 +139,9 @@ class Worker:
             task.cancel()
         await asyncio.wait(background)
         await self._leave(ended)
+        if self._session.told.went_back:
+            ended = Ended.WENT_BACK
+            await (halting or self._halt())
         if self._broken is not None:
             raise self._broken
         if self._flusher.lost:
@@ -177,11 +185,26 @@ class Worker:
             # Nothing is lost: the session's lease runs out and its rows are given back by whoever notices.
             log.warning("the session could not be closed; it ends by its lease: %s", error)
 
+    async def _halt(self) -> None:
+        """The ledger went back: nobody goes on before a person has seen it, and other senders may not know."""
+        try:
+            async with asyncio.timeout(HURRIED_GRACE if self._signals > 1 else DATABASE_GRACE):
+                while True:
+                    try:
+                        return await self._pulse.halt_went_back()
+                    except LedgerError as error:
+                        log.warning("the campaign is not halted yet: %s", error)
+                    await asyncio.sleep(HALT_AGAIN)
+        except TimeoutError:
+            log.error("the campaign could not be halted; whoever reconciles it sees that the ledger went back")
+
     async def _until_done(self) -> Ended:
         held_back_since: float | None = None
         while True:
             if self._broken is not None:
                 return Ended.BROKEN
+            if self._session.told.went_back:
+                return Ended.WENT_BACK
             if self._pulse.lease.fenced:
                 return Ended.FENCED
             if self._signals:

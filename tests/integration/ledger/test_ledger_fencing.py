@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fullsend.errors import SessionFenced
+from fullsend.errors import LedgerWentBack, SessionFenced
 from fullsend.ledger import campaigns, sessions
 from fullsend.ledger.database import Database
 from fullsend.ledger.named import query
@@ -269,3 +269,96 @@ async def test_a_sender_reopens_nothing_of_a_campaign_that_is_finished(ledger: D
     await world.sql(ledger, "UPDATE fullsend.campaign SET phase = 'failed' WHERE id = %s", campaign)
     assert await campaigns.reopen_refused(ledger, session, id="r1", identities=[world.identity(1)]) == 0
     assert await world.counts(ledger, campaign) == {S.REJECTED: 1}
+
+
+async def test_nothing_is_claimed_or_armed_in_a_ledger_older_than_what_the_session_was_told(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 4)
+    session = await world.opened(ledger, campaign)
+    rows = await world.claimed(ledger, session, 3)
+    await world.armed(ledger, session, rows[:2])
+    told = session.told.revision
+    assert told == 2
+    await world.sql(ledger, "UPDATE fullsend.counter SET revision = 1 WHERE session_id = %s", session.id)
+    for ask in (
+        lambda mine: world.armed(ledger, mine, rows[2:]),
+        lambda mine: world.claimed(ledger, mine, 1),
+        lambda mine: sessions.claim_due(ledger, mine, limit=1),
+        lambda mine: sessions.heartbeat(ledger, mine),
+        lambda mine: sessions.grant(ledger, mine, 1),
+        lambda mine: sessions.give_back(ledger, mine, [rows[2].seq]),
+        lambda mine: sessions.held(ledger, mine),
+        lambda mine: sessions.close_session(ledger, mine, "done"),
+        lambda mine: campaigns.reopen_refused(ledger, mine, id="r1", identities=[world.identity(1)]),
+        lambda mine: campaigns.update_breaker(ledger, campaign, lambda view: view, session=mine),
+    ):
+        with pytest.raises(LedgerWentBack):
+            await ask(replace(session, told=sessions.Told(told)))
+    with pytest.raises(LedgerWentBack):
+        await world.armed(ledger, session, rows[2:])
+    assert await world.counts(ledger, campaign) == {S.PENDING: 1, S.CLAIMED: 1, S.ARMED: 2}
+    await world.record(ledger, session, world.accepted(rows[0]))
+    assert await world.counts(ledger, campaign) == {S.PENDING: 1, S.CLAIMED: 1, S.ARMED: 1, S.ACCEPTED: 1}
+
+
+async def test_a_ledger_without_the_session_is_an_older_one(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 1)
+    session = await world.opened(ledger, campaign)
+    await world.sql(ledger, "DELETE FROM fullsend.session WHERE id = %s", session.id)
+    with pytest.raises(LedgerWentBack):
+        await sessions.heartbeat(ledger, session)
+
+
+async def test_a_session_of_the_same_number_in_an_older_ledger_is_another_one(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 1)
+    session = await world.opened(ledger, campaign)
+    await world.sql(ledger, "UPDATE fullsend.session SET started_at = started_at + interval '1 s'")
+    with pytest.raises(LedgerWentBack):
+        await world.claimed(ledger, session, 1)
+    assert await world.counts(ledger, campaign) == {S.PENDING: 1}
+
+
+async def test_what_is_recorded_in_an_older_ledger_is_never_told_of_another_session(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 1)
+    session = await world.opened(ledger, campaign)
+    [row] = await world.claimed(ledger, session, 1)
+    await world.armed(ledger, session, [row])
+    await world.sql(ledger, "UPDATE fullsend.session SET started_at = started_at + interval '1 s'")
+    with pytest.raises(LedgerWentBack):
+        await world.record(ledger, session, world.accepted(row))
+    assert not (await world.record(ledger, session, world.accepted(row))).live
+    assert await world.counts(ledger, campaign) == {S.ARMED: 1}
+
+
+async def test_a_session_that_lost_nothing_itself_learns_of_it_by_its_heartbeat(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 4)
+    idle, busy = await world.opened(ledger, campaign), await world.opened(ledger, campaign)
+    await world.armed(ledger, busy, await world.claimed(ledger, busy, 2))
+    assert (await sessions.heartbeat(ledger, idle)).live
+    await world.sql(ledger, "UPDATE fullsend.counter SET revision = 1 WHERE session_id = %s", busy.id)
+    with pytest.raises(LedgerWentBack):
+        await sessions.heartbeat(ledger, idle)
+    with pytest.raises(LedgerWentBack):
+        await world.claimed(ledger, idle, 1)
+
+
+async def test_folding_the_counters_of_the_dead_is_no_going_back(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 4)
+    alive, dead = await world.opened(ledger, campaign), await world.opened(ledger, campaign)
+    await world.armed(ledger, dead, await world.claimed(ledger, dead, 2))
+    assert (await sessions.heartbeat(ledger, alive)).live
+    await sessions.fence(ledger, dead.id, 1)
+    assert (await sessions.heartbeat(ledger, alive)).live
+
+
+async def test_an_end_declared_by_others_is_no_going_back(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 2)
+    session = await world.opened(ledger, campaign)
+    [row] = await world.claimed(ledger, session, 1)
+    await world.armed(ledger, session, [row])
+    assert (await sessions.heartbeat(ledger, session)).live
+    await sessions.fence(ledger, session.id, 1)
+    assert not (await sessions.heartbeat(ledger, session)).live
+    assert not (await world.record(ledger, session, world.accepted(row))).live
+    with pytest.raises(SessionFenced) as fenced:
+        await world.claimed(ledger, session, 1)
+    assert not isinstance(fenced.value, LedgerWentBack)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -178,7 +178,8 @@ async def test_another_tenants_session_and_campaign_do_not_exist_for_a_tenant(wo
     with pytest.raises(LedgerError):
         await sessions.claim_fresh(worlds.blue, theirs, after=Seq(0), limit=5, fresh_limit=None)
     assert (await sessions.fence(worlds.blue, theirs.id, 1)).fenced == ()
-    assert (await sessions.heartbeat(worlds.owner, theirs)).live
+    mine = replace(theirs, told=sessions.Told())  # to the other tenant's sender the ledger is one without this session
+    assert (await sessions.heartbeat(worlds.owner, mine)).live
 
 
 async def test_a_tenants_role_can_plan_send_reopen_and_close(worlds: Worlds) -> None:

@@ -428,3 +428,55 @@ async def test_a_part_that_breaks_ends_the_sender_in_order_and_is_raised(postgre
         assert await here.run() is Ended.DRAINED
         assert await here.count(S.ACCEPTED) == 300
         assert sum(copies(sink)) == 301
+
+
+async def test_a_ledger_that_went_back_halts_the_campaign_for_a_person(postgres_dsn: str, ledger: Database):
+    async with MailSink(faults=Faults(reply_delay=0.05)) as sink:
+        here = await place(postgres_dsn, ledger, sink, 400)
+        async with here.sender() as sender:
+            await until(lambda: here.count(S.ACCEPTED))
+            await world.sql(ledger, "UPDATE fullsend.counter SET revision = 1 WHERE session_id > 0")
+            assert await sender.ends() is Ended.WENT_BACK
+        view = await here.view()
+        assert (view.breaker.state, view.breaker.reason) == (BreakerState.HALTED, breaker.Reason.LEDGER_WENT_BACK)
+        assert view.breaker.needs_person
+        assert max(copies(sink)) == 1
+        assert len(copies(sink)) < 400
+        assert len(copies(sink)) == await here.count(S.ACCEPTED), "what was in flight is recorded"
+
+
+async def test_a_halt_for_a_ledger_that_went_back_does_not_wait_for_replies(postgres_dsn: str, ledger: Database):
+    async with MailSink(faults=Faults(rules=(Rule(fault=Fault.SLOW, delay=4.0),))) as sink:
+        here = await place(postgres_dsn, ledger, sink, 40)
+        async with here.sender() as sender:
+            await until(lambda: here.count(S.ARMED))
+            await world.sql(ledger, "UPDATE fullsend.counter SET revision = 0 WHERE session_id > 0")
+            await until(lambda: _halted(here), seconds=3.0)
+            assert not sender.running.done()
+            assert await sender.ends() is Ended.WENT_BACK
+        assert len(copies(sink)) == await here.count(S.ACCEPTED)
+
+
+async def test_a_sender_that_ends_calls_nothing_unknown_in_a_ledger_that_went_back(
+    postgres_dsn: str, ledger: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("fullsend.sender.worker.HELD_BACK_PATIENCE", 60.0)
+    async with MailSink() as sink:
+        here = await place(postgres_dsn, ledger, sink, 20, rates=[{"messages": 5, "seconds": 1}])
+        async with here.sender() as sender:
+            await until(lambda: here.count(S.ACCEPTED))
+            await here.say(stop=True)
+            await until(lambda: _none(here, S.CLAIMED))
+            monkeypatch.setattr("fullsend.sender.pulse.BEAT", 60.0)
+            await asyncio.sleep(1.2)  # the last beat: from here on only its end asks the ledger
+            await world.sql(ledger, "UPDATE fullsend.counter SET revision = 1 WHERE session_id > 0")
+            mine = sender.session.id
+            await world.sql(ledger, "UPDATE fullsend.delivery SET state = 'armed', session_id = %s WHERE seq = 1", mine)
+            sender.worker.stop()
+            assert await sender.ends() is Ended.WENT_BACK
+        assert await _halted(here)
+        assert await here.unknowns() == {}
+
+
+async def _halted(here: Place) -> bool:
+    return (await here.view()).breaker.reason == breaker.Reason.LEDGER_WENT_BACK

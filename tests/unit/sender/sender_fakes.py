@@ -25,7 +25,7 @@ from fullsend.smtp.settings import Pipelining
 from fullsend.states import CampaignId, DeliveryState, Seq, SessionId
 
 S = DeliveryState
-SESSION = OpenedSession(SessionId(1), CampaignId(1), 1, 60.0)
+SESSION = OpenedSession(SessionId(1), datetime(2026, 1, 1, tzinfo=UTC), CampaignId(1), 1, 60.0)
 RETRY = RetryControl(min_backoff=60.0, max_backoff=3600.0, expire_after=7200.0, max_unknown_resends=1)
 
 

@@ -174,7 +174,8 @@ CREATE TABLE fullsend.attempt (
     PRIMARY KEY (campaign_id, seq, attempt)
 );
 
--- Live: neither fenced_at nor ended_at. Fenced but not ended: rows it held are still to be swept.
+-- Live: neither fenced_at nor ended_at. Fenced but not ended: rows it held are still to be swept. last_revision: of its
+-- counters, once they are folded, so that its sender can still tell whether this ledger is as new as what it was told.
 CREATE TABLE fullsend.session (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     campaign_id bigint NOT NULL REFERENCES fullsend.campaign (id),
@@ -188,7 +189,8 @@ CREATE TABLE fullsend.session (
     first_armed_at timestamptz,
     fenced_at timestamptz,
     ended_at timestamptz,
-    end_reason text NOT NULL DEFAULT ''
+    end_reason text NOT NULL DEFAULT '',
+    last_revision bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.05);
 
 CREATE INDEX session_of_campaign ON fullsend.session (campaign_id, id);

@@ -88,6 +88,30 @@ BEGIN
 END
 $$;
 
+-- How often a session has moved rows, by its counters: only it moves them, so this never falls in one ledger.
+CREATE FUNCTION fullsend.session_revision(p_session bigint) RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        (SELECT c.revision FROM fullsend.counter AS c WHERE c.campaign_id = s.campaign_id AND c.session_id = s.id),
+        s.last_revision
+    ) FROM fullsend.session AS s WHERE s.id = p_session
+$$;
+
+-- Ends the transaction of a sender that was told more than this ledger knows, or whose session is another's here.
+CREATE FUNCTION fullsend.as_told(p_session bigint, p_same boolean, p_told bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_revision bigint := fullsend.session_revision(p_session);
+BEGIN
+    IF NOT p_same THEN
+        RAISE EXCEPTION 'session % is another one here', p_session USING ERRCODE = 'FS001';
+    END IF;
+    IF v_revision < p_told THEN
+        RAISE EXCEPTION 'session % is at revision % here, and was told % before', p_session, v_revision, p_told
+            USING ERRCODE = 'FS001';
+    END IF;
+    RETURN true;
+END
+$$;
+
 -- The first 8 bytes of an identity hash, signed and big-endian: what a plan's digest sums.
 CREATE FUNCTION fullsend.identity_head(p_hash bytea) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT ('x' || encode(substr(p_hash, 1, 8), 'hex'))::bit(64)::bigint

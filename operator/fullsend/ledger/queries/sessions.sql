@@ -5,12 +5,16 @@ WITH sending AS (
 )
 INSERT INTO fullsend.session (campaign_id, tenant_id, wave, holder, connections)
 SELECT s.id, s.tenant_id, %(wave)s, %(holder)s, %(connections)s FROM sending AS s
-RETURNING id, tenant_id;
+RETURNING id, tenant_id, started_at;
 
 -- heartbeat_session --
 -- The sender is alive
 UPDATE fullsend.session SET heartbeat_at = clock_timestamp(), connections = coalesce(%(connections)s, connections)
 WHERE id = %(session)s AND fenced_at IS NULL AND ended_at IS NULL;
+
+-- session_revision --
+-- What is told to the session at the end of a unit: it is held against the ledger at the next
+SELECT fullsend.session_revision(%(session)s);
 
 -- session_sees --
 -- What a sender obeys until its next heart-beat
@@ -26,13 +30,16 @@ SELECT s.fenced_at IS NULL AND s.ended_at IS NULL AS live, c.phase, c.control, c
             'rejected', sum(k.rejected), 'suppressed', sum(k.suppressed), 'invalid', sum(k.invalid),
             'expired', sum(k.expired), 'unrenderable', sum(k.unrenderable), 'held', sum(k.held),
             'cancelled', sum(k.cancelled))
-        FROM fullsend.counter AS k WHERE k.campaign_id = c.id) AS counts
+        FROM fullsend.counter AS k WHERE k.campaign_id = c.id) AS counts,
+    c.revision + coalesce((SELECT sum(k.revision) FROM fullsend.counter AS k WHERE k.campaign_id = c.id), 0)::bigint
+        AS revision
 FROM fullsend.session AS s JOIN fullsend.campaign AS c ON c.id = s.campaign_id
 WHERE s.id = %(session)s;
 
 -- lock_session --
--- The guard: every write of a sender waits here first, so that what follows sees all that was done to the session
-SELECT s.fenced_at IS NULL AND s.ended_at IS NULL AS live
+-- The guard: every write of a sender waits here first, so that what follows sees all that was done to the session; it
+-- fails in a ledger that is older than what the sender was told
+SELECT fullsend.as_told(s.id, s.started_at = %(started)s, %(told)s) AND s.fenced_at IS NULL AND s.ended_at IS NULL AS live
 FROM fullsend.session AS s WHERE s.id = %(session)s FOR UPDATE;
 
 -- walk_in_order --
@@ -192,7 +199,8 @@ FROM moved AS m;
 
 -- end_session --
 -- Nothing of the session is left
-UPDATE fullsend.session SET ended_at = clock_timestamp(), end_reason = %(reason)s, tokens = 0
+UPDATE fullsend.session AS s
+SET ended_at = clock_timestamp(), end_reason = %(reason)s, tokens = 0, last_revision = fullsend.session_revision(s.id)
 WHERE id = %(session)s AND ended_at IS NULL;
 
 -- fold_counters --
