@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -99,6 +100,12 @@ class ClusterCampaign:
     def ledger_key(self) -> tuple[str, str]:
         """Namespace and key, as the ledger lists campaigns; the key is "" before the first look."""
         return self.owner.namespace, self._declaration.key if self._declaration is not None else ""
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        """The types that are True, with their reasons, as they were last written."""
+        status = (self._object or {}).get("status") or {}
+        return {each["type"]: each["reason"] for each in status.get("conditions") or () if each["status"] == "True"}
 
     # -- one look -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +76,7 @@ class Operator:
         access = Access()
         cluster = Cluster(access)
         connections = Connections(self._settings.dsn)
-        exposition = Exposition(lambda: _figures(connections), leads=self._leads)
+        exposition = Exposition(lambda: _figures(connections), self._conditions, leads=self._leads)
         health = Health(alive=self._not_alive, ready=self._not_ready, scrape=exposition.body)
         instance = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
         try:
@@ -228,6 +228,9 @@ class Operator:
 
     def _leads(self) -> bool:
         return self._supervisor is not None and self._supervisor.leading
+
+    def _conditions(self) -> Iterable[tuple[str, str, Mapping[str, str]]]:
+        return self._supervisor.conditions() if self._supervisor is not None else ()
 
     def _not_alive(self) -> str:
         now = time.monotonic()

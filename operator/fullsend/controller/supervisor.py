@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -72,6 +72,11 @@ class Supervisor:
         """Seconds that the slowest look under way has taken so far."""
         now = time.monotonic()
         return max((now - entry.busy_since for entry in self._entries.values() if entry.busy_since), default=0.0)
+
+    def conditions(self) -> Iterator[tuple[str, str, Mapping[str, str]]]:
+        """Namespace, name and what is True of each campaign."""
+        for entry in self._entries.values():
+            yield entry.campaign.owner.namespace, entry.campaign.owner.name, entry.campaign.conditions
 
     def __len__(self) -> int:
         return len(self._entries)
