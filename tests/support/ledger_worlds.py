@@ -28,12 +28,12 @@ def identity(number: int) -> bytes:
     return ((number * 0x9E3779B97F4A7C15) % 2**64).to_bytes(8, "big") + number.to_bytes(8, "big")
 
 
-def plan_rows(count: int, *, start: int = 1) -> list[PlanRow]:
+def plan_rows(count: int, *, start: int = 1, domain: str = "example.com") -> list[PlanRow]:
     return [
         PlanRow(
-            address=f"user{n}@example.com",
+            address=f"user{n}@{domain}",
             identity_hash=identity(n),
-            domain="example.com",
+            domain=domain,
             variables="{}",
             token=f"t{n}",
             source="inline:test",
@@ -50,10 +50,24 @@ async def registered(db: Database, *, tenant: str = "ns", key: str = "spring") -
     return made.campaign
 
 
-async def plan(db: Database, campaign: CampaignId, rows: Sequence[PlanRow], *, lists: Sequence[str] = ()) -> CampaignId:
+async def controlled(db: Database, campaign: CampaignId, control: Mapping[str, Any]) -> CampaignId:
+    await campaigns.write_control(db, campaign, {**CONTROL, **control})
+    return campaign
+
+
+async def plan(
+    db: Database,
+    campaign: CampaignId,
+    rows: Sequence[PlanRow],
+    *,
+    lists: Sequence[str] = (),
+    compiled: bytes = b"{}",
+) -> CampaignId:
     generation = await plans.begin_plan(db, campaign, lists=lists)
     read = await plans.add_rows(db, campaign, generation, rows)
-    await plans.seal_plan(db, campaign, generation, compiled=b"{}", rows_read=read, render_checked=0, render_failed=0)
+    await plans.seal_plan(
+        db, campaign, generation, compiled=compiled, rows_read=read, render_checked=0, render_failed=0
+    )
     return campaign
 
 

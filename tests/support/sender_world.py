@@ -23,18 +23,17 @@ from fullsend.states import CampaignId, DeliveryState
 from support import ledger_worlds as world
 
 S = DeliveryState
-COMPOSER = Composer(
-    compile_message(
-        MessageSource(
-            campaign="spring",
-            class_="Transactional",
-            from_address="news@example.com",
-            from_name="News",
-            subject="Hello",
-            text="Hello {{ email }}\n",
-        )
+COMPILED = compile_message(
+    MessageSource(
+        campaign="spring",
+        class_="Transactional",
+        from_address="news@example.com",
+        from_name="News",
+        subject="Hello",
+        text="Hello {{ email }}\n",
     )
 )
+COMPOSER = Composer(COMPILED)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from fullsend.ledger.mapping import (
     breaker_of,
     breaker_to_json,
     counts_of,
+    outlet_of,
     plan_of,
     proof_of,
     reopen_of,
@@ -208,6 +209,7 @@ async def observe(db: Database, campaign: CampaignId, *, session_lease_seconds: 
         reopen=reopen_of(row["reopen"]),
         proof=proof_of(row["proof"]),
         finished_at=utc_or_none(row["finished_at"]),
+        outlet=outlet_of(row["outlet"]),
     )
 
 

@@ -13,6 +13,7 @@ from fullsend.ledger.view import (
     BreakerState,
     BreakerView,
     Counts,
+    OutletView,
     PlanState,
     PlanView,
     Proof,
@@ -68,6 +69,18 @@ def session_of(row: Mapping[str, Any]) -> SessionView:
         heartbeat_at=_known_time(row["heartbeat_at"]),
         expired=row["expired"],
         connections=row["connections"],
+        starved_at=time_of(row["starved_at"]),
+        reply_ms=row["reply_ms"],
+    )
+
+
+def outlet_of(row: Mapping[str, Any]) -> OutletView:
+    return OutletView(
+        connections=row["connections"],
+        learned=row["learned"],
+        learned_at=time_of(row["learned_at"]),
+        try_more_at=time_of(row["try_more_at"]),
+        message=row["message"] or "",
     )
 
 

@@ -44,7 +44,9 @@ __all__ = [
     "grant",
     "heartbeat",
     "held",
+    "learn_connections",
     "open_session",
+    "return_tokens",
     "sweep",
 ]
 
@@ -100,8 +102,9 @@ class OpenedSession:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a sender obeys until its next heart-beat. ``live`` False: the session was fenced. ``rank`` is this
-    session's place, from 0, among the campaign's ``live_sessions`` by age: what is shared out is shared by it."""
+    """What a sender obeys until its next heart-beat. ``live`` False: the session was fenced. ``connections``: how many
+    it may hold, of those of its transport. ``rank`` is its place, from 0, among the campaign's ``live_sessions`` by
+    age: what the campaign alone is left with is shared by it."""
 
     live: bool
     phase: Phase
@@ -110,6 +113,7 @@ class Heartbeat:
     breaker: BreakerView
     now: datetime
     counts: Counts
+    connections: int
     live_sessions: int
     rank: int
 
@@ -151,16 +155,19 @@ async def open_session(
     return OpenedSession(SessionId(row["id"]), row["started_at"], campaign, row["tenant_id"], SESSION_LEASE_SECONDS)
 
 
-async def heartbeat(db: Database, session: OpenedSession, *, connections: int | None = None) -> Heartbeat:
-    """Extends the lease and tells what to obey. ``connections``: how many the session has open, where that changed.
-    Raises LedgerWentBack."""
-    _, rows = await in_session(
+async def heartbeat(
+    db: Database, session: OpenedSession, *, connections: int = 0, opening: int = 0, reply_ms: int | None = None
+) -> Heartbeat:
+    """Extends the lease and tells what to obey. ``connections``: how many the session has open; ``opening``: how many
+    more it is connecting; ``reply_ms``: how long the relay takes to answer, of late. Raises LedgerWentBack."""
+    _, (_, [(allowed,)], seen) = await in_session(
         db,
         session,
-        ("heartbeat_session", {"session": session.id, "connections": connections}),
+        ("heartbeat_session", {"session": session.id, "connections": connections, "reply_ms": reply_ms}),
+        ("share_connections", {"session": session.id, "open": connections + opening}),
         ("session_sees", {"session": session.id}),
     )
-    live, phase, control, control_revision, breaker, now, live_sessions, rank, counts, revision = rows[1][0]
+    live, phase, control, control_revision, breaker, now, live_sessions, rank, counts, revision = seen[0]
     session.told.hear_of_campaign(revision)
     return Heartbeat(
         live=live,
@@ -170,6 +177,7 @@ async def heartbeat(db: Database, session: OpenedSession, *, connections: int | 
         breaker=breaker_of(breaker),
         now=utc(now),
         counts=counts_of(counts),
+        connections=allowed,
         live_sessions=live_sessions,
         rank=rank,
     )
@@ -251,3 +259,15 @@ async def grant(db: Database, session: OpenedSession, want: int) -> Granted:
     if not live:
         raise SessionFenced(f"Session {session.id} was fenced: nothing more is granted to it.")
     return Granted(granted, retry_after)
+
+
+async def return_tokens(db: Database, session: OpenedSession) -> None:
+    """Gives back what was granted and not spent. A session that is dead keeps it: what it spent is not known."""
+    await db.unit(("return_tokens", {"session": session.id}))
+
+
+async def learn_connections(db: Database, session: OpenedSession, *, open_: int, message: str) -> int:
+    """The relay has refused a connection because there are too many. Returns how many are open over all senders, which
+    is what it takes from now on; 0: none, so it is not ours that are too many."""
+    [[(total,)]] = await db.unit(("learn_connections", {"session": session.id, "open": open_, "message": message}))
+    return int(total)

@@ -100,6 +100,8 @@ class SessionView:
     heartbeat_at: datetime
     expired: bool
     connections: int
+    starved_at: datetime | None = None  # when it last asked for more messages than the rates allowed
+    reply_ms: int = 0  # how long the relay takes over a message, of late
 
 
 class BreakerState(StrEnum):
@@ -127,6 +129,22 @@ class BreakerView:
     next_probe_at: datetime | None = None
     halt_id: str = ""
     needs_person: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutletView:
+    """What is known of the campaign's transport (or pool) over all campaigns that use it.
+
+    ``learned``: how many connections the relay said it takes, at ``learned_at`` in the words of ``message``; None: it
+    never complained, or has taken all that it is allowed since. One more is tried at ``try_more_at``. ``connections``
+    are open now, over all campaigns.
+    """
+
+    connections: int = 0
+    learned: int | None = None
+    learned_at: datetime | None = None
+    try_more_at: datetime | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,36 +209,4 @@ class LedgerView:
     reopen: ReopenRequest | None  # the newest
     proof: Proof | None
     finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeView:
-    """What was asked last about an Audience, a MailTemplate or a MailTransport, and what was answered last.
-
-    ``number`` counts the questions of one object; ``failures`` how many in a row before this one had no good answer.
-    ``result`` is what a probe of the tenant's wrote: to be read with care.
-    """
-
-    id: int
-    number: int
-    generation: int  # of the spec that was asked about
-    failures: int
-    asked_at: datetime
-    answered_number: int = 0
-    answered_generation: int = 0
-    answered_at: datetime | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def answered(self) -> bool:
-        """The last question is answered."""
-        return self.answered_number == self.number
-
-
-@dataclass(frozen=True, slots=True)
-class TransportUse:
-    """One campaign that sends through a transport now: its breaker, and the connections its live senders may have."""
-
-    campaign: str
-    breaker: BreakerView
-    connections: int
+    outlet: OutletView = OutletView()

@@ -203,6 +203,7 @@ class Look:
     suspend: bool
     senders_failing: str
     no_progress: str
+    reduced: tuple[str, str]  # reason and message
     generation: int
     previous: CampaignStatus
     now: datetime
@@ -275,6 +276,13 @@ def _no_progress(look: Look, row: Row) -> Judgement | None:
     return None
 
 
+def _connections_reduced(look: Look, row: Row) -> Judgement | None:
+    reason, message = look.reduced
+    if reason and not row.finished:
+        return Judgement("ConnectionsReduced", "True", reason, message)
+    return None
+
+
 POLICIES: tuple[Policy, ...] = (
     _ready,
     _complete,
@@ -286,6 +294,7 @@ POLICIES: tuple[Policy, ...] = (
     _halted,
     _senders_failing,
     _no_progress,
+    _connections_reduced,
 )
 
 

@@ -63,7 +63,7 @@ from fullsend.reconcile.actions import (
     WriteControl,
 )
 from fullsend.reconcile.conditions import ROWS, find, is_true
-from fullsend.reconcile.explain import explain
+from fullsend.reconcile.explain import explain, why_no_faster
 from fullsend.reconcile.observed import Desired, Observed
 from fullsend.reconcile.outcome import finish_phase
 from fullsend.reconcile.situation import (
@@ -110,6 +110,8 @@ def decide(desired: Desired, observed: Observed, now: datetime) -> Decision:
     """``now``: the ledger's clock (``view.now``) where there is a view, else the shell's. Raises nothing."""
     situation = classify(desired, observed, now)
     reason, message = explain(situation, desired, observed)
+    if situation is Situation.SENDING:
+        message = why_no_faster(progress.limited_by(situation, observed, now), observed.view)
     status = progress.build(situation, reason, message, desired, observed, now)
     actions = tuple(_actions(situation, desired, observed, now))
     return Decision(
@@ -301,14 +303,15 @@ def _conclude(desired: Desired, view: LedgerView, now: datetime) -> Iterator[Act
 
 
 def _events(previous: CampaignStatus, status: CampaignStatus, situation: Situation) -> Iterator[Emit]:
-    """An event when Ready's reason changes (routine waits apart), and when senders begin to fail or progress stops."""
+    """An event when Ready's reason changes (routine waits apart), and when senders begin to fail, connections become
+    fewer, or progress stops."""
     row = ROWS[situation]
     before, after = find(previous, "Ready"), find(status, "Ready")
     if row.event and after is not None and (before is None or before.reason != after.reason):
         routine = situation is Situation.SENDING and before is not None and before.reason in ("Waiting", "Proving")
         if not routine:
             yield Emit(row.event, after.reason, after.message)
-    for type_ in ("SendersFailing", "NoProgress"):
+    for type_ in ("SendersFailing", "NoProgress", "ConnectionsReduced"):
         condition = find(status, type_)
         if condition is not None and not is_true(previous, type_):
             yield Emit("Warning", type_, condition.message)

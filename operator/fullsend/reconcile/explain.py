@@ -13,6 +13,7 @@ from fullsend.reconcile.observed import Desired, Observed
 from fullsend.reconcile.outcome import complete_reason, failed_reason
 from fullsend.reconcile.senders import eligible
 from fullsend.reconcile.situation import Situation, halted_for_person, too_many_rejected, went_back_id
+from fullsend.resources.status import LimitedBy
 from fullsend.states import UNDELIVERED, DeliveryState
 
 
@@ -107,6 +108,36 @@ def _of_campaign(situation: Situation, desired: Desired, observed: Observed, vie
             return situation.value, ""
         case _:
             assert_never(situation)
+
+
+def why_no_faster(limited: LimitedBy | None, view: LedgerView | None) -> str:
+    """What a campaign that is being sent waits for, and what a person can do about it. "": for nothing."""
+    if view is None:
+        return ""
+    match limited:
+        case LimitedBy.RATE:
+            return (
+                "as fast as the rates allow: limits.rates here, or those of the transport, which its campaigns share; "
+                "raise them if the relay takes more"
+            )
+        case LimitedBy.BREAKER:
+            return (
+                f"with fewer connections, after trouble with the relay: {view.breaker.reason}: {view.breaker.message}; "
+                "they come back by themselves once it works"
+            )
+        case LimitedBy.RELAY if view.outlet.learned is not None:
+            return (
+                f"over {view.outlet.learned} connections, because the relay said that it takes no more (one more is "
+                f"tried now and then): {view.outlet.message}. Ask the relay's operator for more, or lower "
+                "limits.connections of the transport"
+            )
+        case LimitedBy.RELAY:
+            return (
+                "the relay takes a second or more over a message: more limits.connections help if it takes them, "
+                "else look at the relay"
+            )
+        case _:
+            return ""
 
 
 def _plan_failure(observed: Observed, view: LedgerView) -> str:

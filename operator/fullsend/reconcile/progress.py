@@ -20,13 +20,17 @@ NO_PROGRESS = timedelta(minutes=10)
 """As long as a relay may take to answer one dot (RFC 5321 section 4.5.3.2); nothing settled for longer is odd."""
 SLOW_RATES = 3
 """Under a rate slower than one message in NO_PROGRESS, so many expected intervals must pass."""
-AT_THE_LIMIT = 0.8
-"""Share of the tightest rate from which on the rate is what limits."""
+STARVED = timedelta(seconds=15)
+"""A sender that asked in vain for more messages than the rates allow does so again within seconds: it is so since the
+look before this one."""
+SLOW_REPLY_MS = 1000
+"""A relay that takes longer over a message is what the campaign waits for, whatever else there is."""
 
 
 LEDGER_FACTS = (
     *(state.value for state in DeliveryState),
-    *("total", "missing", "progress", "eligible", "start_time", "completion_time", "plan", "proof"),
+    *("total", "missing", "progress", "eligible", "learned_connections"),
+    *("start_time", "completion_time", "plan", "proof"),
 )
 """Fields of the status that come from the ledger alone; kept as they were while it can't be read."""
 
@@ -48,7 +52,7 @@ def rate_per_second(observed: Observed, view: LedgerView, now: datetime) -> floa
     return round(gained / (now - sample.at).total_seconds(), 1)
 
 
-def limited_by(situation: Situation, desired: Desired, observed: Observed, now: datetime) -> LimitedBy | None:
+def limited_by(situation: Situation, observed: Observed, now: datetime) -> LimitedBy | None:
     view = observed.view
     if situation in (Situation.LEDGER_UNREACHABLE, Situation.LEDGER_BROKEN):
         return LimitedBy.DATABASE
@@ -66,12 +70,32 @@ def limited_by(situation: Situation, desired: Desired, observed: Observed, now: 
         case Situation.SENDING:
             if breaker.effective_state(view.breaker, now) is not BreakerState.CLOSED:
                 return LimitedBy.BREAKER
-            limit = fastest(desired)
-            if limit is not None and rate_per_second(observed, view, now) >= AT_THE_LIMIT * limit:
+            if any(one.starved_at is not None and now - one.starved_at <= STARVED for one in view.sessions):
                 return LimitedBy.RATE
+            if view.outlet.learned is not None or slowest_reply(view) >= SLOW_REPLY_MS:
+                return LimitedBy.RELAY
             return None
         case _:
             return None
+
+
+def slowest_reply(view: LedgerView) -> int:
+    """Milliseconds that the relay takes over a message, where it is slowest."""
+    return max((session.reply_ms for session in view.sessions if not session.expired), default=0)
+
+
+def reduced(view: LedgerView, now: datetime) -> tuple[str, str]:
+    """Reason and message, where fewer connections are used than the transport's limits allow; ("", "") otherwise."""
+    if breaker.effective_state(view.breaker, now) in (BreakerState.REDUCED, BreakerState.PROBING):
+        return "TransportTrouble", trimmed(
+            f"{view.breaker.reason}: {view.breaker.message}. More are used by themselves once messages are accepted"
+        )
+    if view.outlet.learned is not None:
+        return "TooManyConnections", (
+            f"the relay said that it takes no more than {view.outlet.learned} over all campaigns of the transport; one "
+            f"more is tried now and then. It said: {trimmed(view.outlet.message)}"
+        )
+    return "", ""
 
 
 def next_attempt(situation: Situation, desired: Desired, observed: Observed, now: datetime) -> datetime | None:
@@ -136,6 +160,7 @@ def build(
         suspend=desired.suspend,
         senders_failing="" if view is None or situation in OVER else senders_trouble(situation, observed, view, now),
         no_progress=no_progress(situation, desired, observed, now),
+        reduced=("", "") if view is None else reduced(view, now),
         generation=desired.generation,
         previous=observed.previous,
         now=now,
@@ -145,7 +170,7 @@ def build(
         state=ROWS[situation].state,
         conditions=conditions.conditions(look),
         revision=remembered(situation, observed),
-        limited_by=limited_by(situation, desired, observed, now),
+        limited_by=limited_by(situation, observed, now),
         next_attempt_time=next_attempt(situation, desired, observed, now),
         halt=halt_shown(situation, desired, observed, message, now),
     )
@@ -159,6 +184,7 @@ def build(
             "progress": share_done(view.counts.total, view.counts.missing),
             "eligible": senders.eligible(view.counts),
             "rate_per_second": rate_per_second(observed, view, now),
+            "learned_connections": view.outlet.learned,
             "start_time": view.first_armed_at,
             "completion_time": view.finished_at,
             "plan": plan_shown(view),
@@ -238,7 +264,7 @@ def _unreadable(reason: str, message: str, observed: Observed, now: datetime) ->
     previous = observed.previous
     if previous.conditions:
         return previous.model_copy(update={"limited_by": LimitedBy.DATABASE, "next_attempt_time": None})
-    look = Look(Situation.LEDGER_UNREACHABLE, reason, message, False, "", "", 0, previous, now)
+    look = Look(Situation.LEDGER_UNREACHABLE, reason, message, False, "", "", ("", ""), 0, previous, now)
     return previous.model_copy(
         update={"conditions": conditions.conditions(look), "state": "Pending", "limited_by": LimitedBy.DATABASE}
     )

@@ -139,8 +139,10 @@ class Connection:
         finally:
             self.busy = False
             self._session = None
-            self._supply.opened(-1)
-            await session.quit()
+            try:
+                await session.quit()
+            finally:
+                self._supply.opened(-1)  # only now is it one fewer for the relay
 
     # -- messages -------------------------------------------------------------------------------------------------
 

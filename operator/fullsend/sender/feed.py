@@ -37,6 +37,13 @@ AHEAD = 1.0
 """Seconds of work claimed ahead."""
 
 MAX_AHEAD = 2000
+ASK_AT_LEAST_EVERY = 1.0
+"""Seconds between questions for tokens while there are none, however far away they are: a campaign that does not ask
+loses its turn."""
+
+KEEP_TOKENS = 1.0
+"""Seconds that tokens are kept without a row to spend them on; then others may have them."""
+
 POLL = 0.25
 """Seconds between looks at empty queues, at empty buckets, and at whether anything may be sent at all."""
 
@@ -94,6 +101,7 @@ class Feed:
         self._wanting = asyncio.Event()
         self._tokens = 0
         self._ask_at = 0.0
+        self._spent_at = time.monotonic()  # when a token was last of use
         self._control_revision = -1
         self._rate = 0.0
         self._taken = 0
@@ -124,6 +132,7 @@ class Feed:
             self._built(claimed.seq)
             if self._pulse.metered:
                 self._tokens -= 1
+                self._spent_at = time.monotonic()
             self._taken += 1
             if 2 * len(self._ready) <= self._ahead():
                 self._wanting.set()
@@ -210,6 +219,9 @@ class Feed:
         if not (self._pulse.may_send and self._pulse.connections):
             self._returned.extend(claimed.seq for claimed in self._ready)
             self._ready.clear()
+        if self._tokens > 0 and not self._ready and time.monotonic() - self._spent_at >= KEEP_TOKENS:
+            self._tokens, self._ask_at = 0, time.monotonic() + KEEP_TOKENS
+            await sessions.return_tokens(self._db, self._session)
         if self._returned:
             # Kept until the ledger has taken it; what comes back meanwhile waits for the next turn.
             count = len(self._returned)
@@ -282,4 +294,6 @@ class Feed:
         if now >= self._ask_at and (want := self._ahead() - self._tokens) > 0:
             granted = await sessions.grant(self._db, self._session, want)
             self._tokens += granted.messages
-            self._ask_at = now + granted.retry_after
+            self._ask_at = now + min(granted.retry_after, ASK_AT_LEAST_EVERY)
+            if granted.messages:
+                self._spent_at = now

@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 BEAT = 1.0
 """Seconds between heart-beats: how fast a suspension, an edit or a halt reaches this sender."""
 
-JOIN = 1.5 * BEAT
-"""Seconds for which a sender that joins others opens no connection: until they know of it and have closed its share."""
-
 SWEEP_EVERY = 5.0
 """Seconds between looks for dead sessions, so that work goes on while nobody reconciles."""
 
@@ -42,7 +39,8 @@ SWEEP_EVERY = 5.0
 class Pulse:
     """What this sender may do, as of its last heart-beat. ``changed`` is called whenever that may have changed.
 
-    ``lease`` counts from before ``first`` was asked for. ``open_connections`` is what the ledger is told.
+    ``lease`` counts from before ``first`` was asked for. ``open_connections`` and ``opening`` are what the ledger is
+    told: of a transport's connections, all its senders together are allowed no more than there are.
     """
 
     def __init__(
@@ -59,8 +57,10 @@ class Pulse:
         self._session = opened
         self.lease = lease
         self._changed = changed
-        self._swept_at = self._joined_at = time.monotonic()
+        self._swept_at = time.monotonic()
         self.open_connections = 0
+        self.opening = 0
+        self._reply_ms: float | None = None
         self._steps = 0  # of the breaker, on their way to the ledger
         self._take(first)
 
@@ -71,6 +71,7 @@ class Pulse:
         self.counts: Counts = beat.counts
         self.phase = beat.phase
         self._now_skew = beat.now.timestamp() - time.time()
+        self._allowed = beat.connections
         self._rank, self._senders = beat.rank, max(1, beat.live_sessions)
         self.revision = beat.control_revision
         if not beat.live:
@@ -102,14 +103,13 @@ class Pulse:
     @property
     def connections(self) -> int:
         """How many this sender may hold now: its share of the transport's, or of what the breaker leaves."""
-        if self._rank and time.monotonic() - self._joined_at < JOIN:
-            return 0
-        allowed = self.control.relay.connections
+        cap = None
         if self.breaker.state is not BreakerState.CLOSED:
             cap = breaker.allowed_connections(self.breaker, self.database_now())
-            allowed = allowed if cap is None else min(allowed, cap)
-        each, left = divmod(allowed, self._senders)
-        return each + (1 if self._rank < left else 0)
+        if cap is None:
+            return self._allowed
+        each, left = divmod(cap, self._senders)
+        return min(self._allowed, each + (1 if self._rank < left else 0))
 
     @property
     def probing(self) -> bool:
@@ -142,7 +142,13 @@ class Pulse:
     async def beat(self) -> None:
         asked = self.lease.asking()
         try:
-            beat = await sessions.heartbeat(self._db, self._session, connections=self.open_connections)
+            beat = await sessions.heartbeat(
+                self._db,
+                self._session,
+                connections=self.open_connections,
+                opening=self.opening,
+                reply_ms=None if self._reply_ms is None else round(self._reply_ms),
+            )
             self._take(beat)
             if beat.live:
                 self.lease.confirm(asked)
@@ -175,7 +181,26 @@ class Pulse:
                 swept.held,
             )
 
+    def answered(self, took_ms: int) -> None:
+        """The relay took so long over one message."""
+        self._reply_ms = took_ms if self._reply_ms is None else 0.9 * self._reply_ms + 0.1 * took_ms
+
     # -- the breaker ----------------------------------------------------------------------------------------------
+
+    async def too_many_connections(self, message: str, *, beside: bool = False) -> bool:
+        """The relay takes no more connections than are open (but for one that it has just refused, ``beside``): all
+        senders of the transport learn it. False where none is open, so that it is not ours that are too many."""
+        mine = self.open_connections - beside
+        try:
+            taken = await sessions.learn_connections(self._db, self._session, open_=mine, message=message)
+        except LedgerError as error:
+            log.warning("how many connections the relay takes could not be stored: %s", error)
+            return mine > 0
+        if taken:
+            self._allowed = min(self._allowed, max(1, mine))
+            log.warning("the relay takes no more than %d connections: %s", taken, message)
+            self._changed()
+        return taken > 0
 
     def _policy(self) -> BreakerPolicy:
         return BreakerPolicy(connections=self.control.relay.connections)

@@ -32,8 +32,9 @@ from fullsend.sender.lease import Lease
 from fullsend.sender.pulse import Pulse
 from fullsend.sender.relay import rules_of, settings_for
 from fullsend.sender.verdict import Judge, Judgement
+from fullsend.smtp.classify import TOO_MANY_CONNECTIONS, classify_reply
 from fullsend.smtp.connect import connect
-from fullsend.smtp.outcome import Accepted, Outcome, Unknown
+from fullsend.smtp.outcome import Accepted, Outcome, RelayRefused, Stage, Unknown
 from fullsend.smtp.session import Session
 from fullsend.smtp.settings import RelayMemory
 from fullsend.states import CampaignId, DeliveryState
@@ -304,6 +305,7 @@ class Worker:
         self._pulse.open_connections += change
 
     async def connect(self) -> Session | None:
+        self._pulse.opening += 1
         connecting = asyncio.ensure_future(
             connect(settings_for(self._pulse.control.relay, self._secrets_dir), self._relay_memory)
         )
@@ -314,21 +316,35 @@ class Worker:
         finally:
             over.cancel()
             connecting.cancel()
+            self._pulse.opening -= 1
 
     async def connect_failed(self, error: RelayError) -> None:
         log.warning("no connection to the relay: %s", error)
+        # The breaker decides how many may try; each that may takes a breath first, in which those that were begun
+        # together with this one come to their end.
+        breath = min(self._pulse.control.retry.min_backoff, 1.0)
+        if self._too_many_connections(error):
+            await asyncio.sleep(breath)
+            if await self._pulse.too_many_connections(str(error)):
+                return
         now = time.monotonic()
         if self._pulse.open_connections and now - self._accepted_at < CROWDED:
             # The relay works for the others: it doesn't want more than these, and that is no trouble.
             self._crowd = (self._pulse.open_connections, now + CROWDED)
         else:
             await self._pulse.trouble(breaker.ConnectFailed(error.stage, str(error)))
-        # The breaker decides how many may try; each that may takes a breath first.
-        await asyncio.sleep(min(self._pulse.control.retry.min_backoff, 1.0))
+        await asyncio.sleep(breath)
+
+    def _too_many_connections(self, error: RelayError) -> bool:
+        if not isinstance(error, RelayRefused):
+            return False
+        rules = rules_of(self._pulse.control.relay)
+        return classify_reply(Stage.CONNECT, error.reply, rules).reason == TOO_MANY_CONNECTIONS
 
     def judge(self, armed: Armed, outcome: Outcome, session: Session, took_ms: int) -> Judgement:
         if isinstance(outcome, Accepted):
             self._accepted_at = time.monotonic()
+            self._pulse.answered(took_ms)
         elif isinstance(outcome, Unknown):
             log.warning("seq %d, attempt %d: unknown: %s", armed.hand.claimed.seq, armed.hand.attempt, outcome.why)
         return self._judge.judge(
@@ -343,7 +359,10 @@ class Worker:
         )
 
     async def tell(self, judgement: Judgement, recorded: asyncio.Future[None]) -> None:
-        if judgement.trouble is not None:
+        said = judgement.record
+        if said.reason == TOO_MANY_CONNECTIONS and await self._pulse.too_many_connections(said.text, beside=True):
+            pass  # no trouble: this connection was one too many
+        elif judgement.trouble is not None:
             await self._pulse.trouble(judgement.trouble)
         elif judgement.record.state is DeliveryState.ACCEPTED:
             await self._pulse.success()

@@ -17,6 +17,9 @@ from fullsend.smtp.outcome import Refused, Stage
 from fullsend.smtp.reply import Reply
 from fullsend.smtp.rules import Charge, Rule, table
 
+TOO_MANY_CONNECTIONS = "TooManyConnections"
+"""The reason of the rule for a relay that takes no more connections than it has."""
+
 _NOISE = re.compile(r"[^\s<>()\[\]:;,\"'@]+@[^\s<>()\[\]:;,\"'@]+|(?<=://)([^\s/]+)/\S*")
 
 

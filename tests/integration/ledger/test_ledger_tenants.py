@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from fullsend.errors import LedgerError, SchemaMismatch
-from fullsend.ledger import campaigns, lists, probes, sessions, suppressions
+from fullsend.ledger import campaigns, lists, sessions, suppressions
 from fullsend.ledger.database import Database
 from fullsend.ledger.lists import MemberStatus, NewMember
 from fullsend.ledger.suppressions import NewSuppression, Scope, Target
@@ -33,11 +33,10 @@ TENANT_TABLES = {
     "member": 1,
     "suppression": 2,  # its own and the installation's
     "reopen_request": 1,
-    "probe": 1,
 }
 # The same for everybody, or out of everybody's reach.
 COMMON = {"meta", "installation"}
-UNREACHABLE = {"bucket"}
+UNREACHABLE = {"bucket", "turn", "outlet"}
 YOYO = {"_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock"}
 
 
@@ -65,8 +64,6 @@ async def worlds(ledger: Database, postgres_dsn: str) -> AsyncIterator[Worlds]:
         said_no = [NewSuppression(world.identity(8), "eight@example.com", "unsubscribed")]
         await suppressions.add(ledger, Target(Scope.TENANT, tenant), said_no)
         await campaigns.request_reopen(ledger, made[tenant], id="r", states=[S.REJECTED])
-        asked = {"kind": "MailTemplate", "name": "news", "generation": 1, "failures": 0, "known": 0}
-        await probes.ask(ledger, tenant, f"uid-{tenant}", **asked, content={"subject": "Hello"})
     await suppressions.add(ledger, Target.installation(), [NewSuppression(world.identity(7), None, "complaint")])
     blue = await Database.open(await tenant_dsn(postgres_dsn, "blue"), application="tests")
     yield Worlds(ledger, blue, made)
@@ -153,6 +150,8 @@ async def test_secrets_buckets_and_the_migrators_tables_are_out_of_reach(worlds:
     for statement in (
         "SELECT role_key FROM fullsend.installation",
         "SELECT * FROM fullsend.bucket",
+        "SELECT * FROM fullsend.turn",
+        "UPDATE fullsend.outlet SET learned = 1",
         "SELECT * FROM fullsend._yoyo_migration",
         "UPDATE fullsend.meta SET schema_version = 99",
         "UPDATE fullsend.campaign SET control = '{}'",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from reconcile_worlds import (
-    CONTROL,
     NOW,
     STOPPED,
     after,
@@ -19,14 +19,16 @@ from reconcile_worlds import (
     proof_of,
     registered,
     sealed,
+    session,
     view,
     wish,
     world,
 )
 
-from fullsend.ledger.view import BreakerState, BreakerView, LedgerView, Phase
+from fullsend.ledger.view import BreakerState, BreakerView, LedgerView, OutletView, Phase, SessionView
+from fullsend.reconcile.actions import Emit
 from fullsend.reconcile.conditions import ROWS, condition_table, find
-from fullsend.reconcile.observed import DatabaseFault, DatabaseProblem, Desired, Observed
+from fullsend.reconcile.observed import DatabaseFault, DatabaseProblem, Desired, Observed, Sample
 from fullsend.reconcile.situation import Situation
 from fullsend.resources.status import CampaignStatus
 
@@ -202,13 +204,48 @@ def test_a_status_survives_the_way_to_the_api_server_and_back() -> None:
     assert CampaignStatus.model_validate_json(status.model_dump_json(by_alias=True, exclude_none=True)) == status
 
 
-def test_the_rate_is_what_was_gained_since_the_sample_and_says_when_it_limits() -> None:
-    from fullsend.ledger.control import Rate
-    from fullsend.reconcile.observed import Sample
-
-    limited = CONTROL.model_copy(update={"rates": (Rate(messages=10, seconds=1),)})
+def test_the_rate_is_what_was_gained_since_the_sample() -> None:
     observed = world(view({"pending": 1000, "accepted": 200}), sample=Sample(ago(seconds=10), 105))
-    status = look(wish(control=limited), observed).status
-    assert status.rate_per_second == 9.5
-    assert status.limited_by == "Rate"
-    assert look(wish(), observed).status.limited_by is None
+    assert look(wish(), observed).status.rate_per_second == 9.5
+
+
+def test_what_limits_a_campaign_that_is_being_sent_is_told_before_anybody_asks() -> None:
+    def told(sender: SessionView, **changes: Any) -> tuple[str | None, str]:
+        status = look(wish(), world(view(sessions=(sender,), **changes))).status
+        ready = find(status, "Ready")
+        assert ready is not None
+        assert ready.reason == "Sending"
+        return status.limited_by, ready.message
+
+    assert told(session(1)) == (None, "")
+    by, why = told(replace(session(1), starved_at=ago(seconds=3)))
+    assert by == "Rate"
+    assert "limits.rates" in why
+    assert told(replace(session(1), starved_at=ago(seconds=30)))[0] is None
+    by, why = told(replace(session(1), reply_ms=5000))
+    assert by == "Relay"
+    assert "limits.connections" in why
+    by, why = told(session(1), outlet=OutletView(4, 4, ago(seconds=5), ago(seconds=-55), "421 too many connections"))
+    assert by == "Relay"
+    assert "421 too many connections" in why
+    assert "over 4 connections" in why
+    by, why = told(session(1), breaker=BreakerView(BreakerState.REDUCED, 3, 4, "RelayRefuses", "421 later"))
+    assert by == "Breaker"
+    assert "421 later" in why
+
+
+def test_fewer_connections_are_a_condition_and_an_event_and_end_by_themselves() -> None:
+    few = view(breaker=BreakerView(BreakerState.REDUCED, 3, 4, "RelayRefuses", "421 later", ago(seconds=1)))
+    decision = look(wish(), world(few))
+    reduced = find(decision.status, "ConnectionsReduced")
+    assert reduced is not None
+    assert (reduced.status, reduced.reason) == ("True", "TransportTrouble")
+    assert [one for one in decision.actions if isinstance(one, Emit) and one.reason == "ConnectionsReduced"]
+    again = look(wish(), world(few, previous=decision.status))
+    assert not [one for one in again.actions if isinstance(one, Emit)]
+    learned = view(outlet=OutletView(4, 4, ago(seconds=5), ago(seconds=-55), "421 too many connections"))
+    after = look(wish(), world(learned, previous=decision.status)).status
+    reduced = find(after, "ConnectionsReduced")
+    assert reduced is not None
+    assert (reduced.reason, after.learned_connections) == ("TooManyConnections", 4)
+    assert find(look(wish(), world(view(), previous=after)).status, "ConnectionsReduced") is None

@@ -74,8 +74,16 @@ CREATE TABLE fullsend.campaign (
     breaker_resets boolean NOT NULL GENERATED ALWAYS AS (
         coalesce((breaker ->> 'failures')::integer, 0) > 0 AND coalesce(breaker ->> 'state', 'closed') = 'closed'
     ) STORED,
+    -- Whose limits it shares with others: a pool's, or its transport's.
+    outlet text NOT NULL GENERATED ALWAYS AS (
+        CASE WHEN coalesce(control #>> '{relay,pool}', '') = ''
+            THEN 'transport:' || tenant_id || '/' || coalesce(control #>> '{relay,name}', '')
+            ELSE 'pool:' || (control #>> '{relay,pool}') END
+    ) STORED,
     UNIQUE (tenant_id, ledger_key)
 );
+
+CREATE INDEX campaign_outlet ON fullsend.campaign (outlet) WHERE phase = 'sending';
 
 CREATE TABLE fullsend.plan (
     campaign_id bigint NOT NULL REFERENCES fullsend.campaign (id),
@@ -183,7 +191,10 @@ CREATE TABLE fullsend.session (
     wave integer NOT NULL,
     holder text NOT NULL,
     connections integer NOT NULL,
+    allowed integer NOT NULL DEFAULT 0,
     tokens integer NOT NULL DEFAULT 0,
+    starved_at timestamptz,
+    reply_ms integer NOT NULL DEFAULT 0,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     first_armed_at timestamptz,
@@ -229,16 +240,38 @@ CREATE TABLE fullsend.counter (
     PRIMARY KEY (campaign_id, session_id)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.05);
 
--- A token bucket; touched only by fullsend.grant_tokens and fullsend.return_tokens.
+-- One rate of a campaign, a transport or a pool; touched only by the functions of 0002. ``slots`` is how many messages
+-- ended in each 120th of the window, newest last; ``taken`` is how many were granted and had not ended at the last look.
 CREATE TABLE fullsend.bucket (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    scope text NOT NULL CHECK (scope IN ('campaign', 'transport', 'pool')),
-    key text NOT NULL,
+    owner text NOT NULL,
     seconds double precision NOT NULL CHECK (seconds > 0),
     level double precision NOT NULL,
     filled_at timestamptz NOT NULL,
-    UNIQUE (scope, key, seconds)
+    slot bigint NOT NULL DEFAULT 0,
+    slots integer[] NOT NULL DEFAULT array_fill(0, ARRAY[121]) CHECK (cardinality(slots) = 121),
+    taken bigint NOT NULL DEFAULT 0,
+    UNIQUE (owner, seconds)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.05);
+
+-- Whose turn it is at a bucket that several campaigns share; touched only by the functions of 0002.
+CREATE TABLE fullsend.turn (
+    bucket_id bigint NOT NULL REFERENCES fullsend.bucket (id) ON DELETE CASCADE,
+    campaign_id bigint NOT NULL,
+    served bigint NOT NULL,
+    hungry_at timestamptz NOT NULL,
+    PRIMARY KEY (bucket_id, campaign_id)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.05);
+
+-- What is known of a transport or pool over all its campaigns: how many connections the relay has said it takes.
+CREATE TABLE fullsend.outlet (
+    name text PRIMARY KEY,
+    learned integer CHECK (learned > 0),
+    learned_at timestamptz,
+    try_more_at timestamptz,
+    patience double precision NOT NULL DEFAULT 60,
+    message text NOT NULL DEFAULT ''
+);
 
 CREATE TABLE fullsend.list (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -291,26 +324,6 @@ CREATE TABLE fullsend.reopen_request (
     reopened bigint NOT NULL DEFAULT 0,
     done_at timestamptz,
     PRIMARY KEY (campaign_id, id)
-);
-
--- What a probe of an Audience, a MailTemplate or a MailTransport is asked, and what it has found: one row an object.
--- content is there only until it is answered: it may name people. The result is a tenant's word, so it has a limit.
-CREATE TABLE fullsend.probe (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    tenant_id integer NOT NULL REFERENCES fullsend.tenant (id),
-    uid text NOT NULL,
-    kind text NOT NULL,
-    name text NOT NULL,
-    number integer NOT NULL DEFAULT 1,
-    generation bigint NOT NULL,
-    failures integer NOT NULL DEFAULT 0,
-    asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    content jsonb,
-    answered_number integer NOT NULL DEFAULT 0,
-    answered_generation bigint NOT NULL DEFAULT 0,
-    answered_at timestamptz,
-    result jsonb CHECK (octet_length(result::text) <= 65536),
-    UNIQUE (tenant_id, uid)
 );
 
 INSERT INTO fullsend.meta (schema_version, oldest_program) VALUES (1, 1);

@@ -69,11 +69,6 @@ CREATE POLICY own ON fullsend.list USING (tenant_id = (SELECT fullsend.current_t
 ALTER TABLE fullsend.member ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON fullsend.member USING (tenant_id = (SELECT fullsend.current_tenant_id()));
 
--- A probe answers what the operator has asked, and asks nothing itself.
-ALTER TABLE fullsend.probe ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own ON fullsend.probe FOR SELECT USING (tenant_id = (SELECT fullsend.current_tenant_id()));
-CREATE POLICY change_own ON fullsend.probe FOR UPDATE USING (tenant_id = (SELECT fullsend.current_tenant_id()));
-
 -- What a recipient said to the whole installation binds every tenant, so every tenant may read it. A sender adds what a
 -- relay refused, an import what people said; what a relay refused is lifted again, what a person said never.
 ALTER TABLE fullsend.suppression ENABLE ROW LEVEL SECURITY;
@@ -87,5 +82,7 @@ CREATE POLICY lift_refused ON fullsend.suppression FOR DELETE
 
 -- Reached through functions only: no policy, no rows.
 ALTER TABLE fullsend.bucket ENABLE ROW LEVEL SECURITY;
+ALTER TABLE fullsend.turn ENABLE ROW LEVEL SECURITY;
+ALTER TABLE fullsend.outlet ENABLE ROW LEVEL SECURITY;
 
 UPDATE fullsend.meta SET schema_version = 3, oldest_program = 3;

@@ -73,9 +73,11 @@ SELECT c.id, clock_timestamp() AS now, c.phase, c.fingerprint, c.wave, c.control
     (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'id', s.id, 'wave', s.wave, 'holder', s.holder, 'connections', s.connections,
             'started_at', s.started_at, 'heartbeat_at', s.heartbeat_at,
+            'starved_at', s.starved_at, 'reply_ms', s.reply_ms,
             'expired', s.fenced_at IS NOT NULL
                 OR s.heartbeat_at + make_interval(secs => %(lease)s) <= clock_timestamp()) ORDER BY s.id), '[]')
         FROM fullsend.session AS s WHERE s.campaign_id = c.id AND s.ended_at IS NULL) AS sessions,
+    fullsend.see_outlet(c.outlet) AS outlet,
     (SELECT d.due_at FROM fullsend.delivery AS d
         WHERE d.campaign_id = c.id AND d.due_at IS NOT NULL ORDER BY d.due_at LIMIT 1) AS next_due_at,
     (SELECT count(*) FROM (SELECT FROM fullsend.delivery AS d

@@ -29,6 +29,6 @@ WITH reopenings AS (
     UPDATE fullsend.reopen_request SET identities = NULL, done_at = coalesce(done_at, clock_timestamp())
     WHERE campaign_id = %(campaign)s
 ), buckets AS (
-    DELETE FROM fullsend.bucket WHERE scope = 'campaign' AND key = %(campaign)s::text
+    DELETE FROM fullsend.bucket WHERE owner = 'campaign:' || %(campaign)s::bigint
 )
 UPDATE fullsend.plan SET message = '' WHERE campaign_id = %(campaign)s AND message <> '';

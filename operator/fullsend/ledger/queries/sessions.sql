@@ -9,12 +9,22 @@ RETURNING id, tenant_id, started_at;
 
 -- heartbeat_session --
 -- The sender is alive
-UPDATE fullsend.session SET heartbeat_at = clock_timestamp(), connections = coalesce(%(connections)s, connections)
+UPDATE fullsend.session
+SET heartbeat_at = clock_timestamp(), connections = coalesce(%(connections)s, connections),
+    reply_ms = coalesce(%(reply_ms)s, reply_ms)
 WHERE id = %(session)s AND fenced_at IS NULL AND ended_at IS NULL;
 
 -- session_revision --
 -- What is told to the session at the end of a unit: it is held against the ledger at the next
 SELECT fullsend.session_revision(%(session)s);
+
+-- share_connections --
+-- How many connections the session may hold from now on
+SELECT fullsend.share_connections(%(session)s, %(open)s);
+
+-- learn_connections --
+-- The relay said that there are too many connections
+SELECT fullsend.learn_connections(%(session)s, %(open)s, %(message)s);
 
 -- session_sees --
 -- What a sender obeys until its next heart-beat
