@@ -36,6 +36,9 @@ in between: no row stays for ever."""
 CHARGED_BEFORE = 3
 """Charges after which a message that is refused for good is not tried again by a sender that had no part in them."""
 
+QUOTA_EXCEEDED = "QuotaExceeded"
+"""What ``rules.toml`` calls a limit of our account at the relay."""
+
 JITTER = 0.25
 """Backoff is stretched by up to this share, upward only: never sooner than the relay was promised."""
 
@@ -141,16 +144,20 @@ class Judge:
         )
         return Judgement(record, breaker.ConnectFailed(outcome.stage, outcome.why) if fresh else None)
 
-    def _follows(self, seen: dict[Seq, tuple[int, int]], claimed: Claimed) -> bool:
+    def _follows(self, seen: dict[Seq, tuple[int, int]], claimed: Claimed, *, alone: bool = True) -> bool:
         """One more trouble of this row: whether it follows the row, others passing in between, and is its own.
 
         A sender that meets nobody else can't tell. What others have learnt is in the ledger: a row that was charged
         and has been tried in vain as often as it takes is charged again, and any row after ``ALONE_AFTER`` such tries;
-        but never while somebody else meets with the same.
+        but never while somebody else meets with the same, and never (``alone`` false) for what can't be a recipient's.
         """
         self._troubled.add(claimed.seq)
         in_vain = claimed.attempts - claimed.charges - claimed.unknowns
-        if self._troubled == {claimed.seq} and in_vain >= (POISON_AFTER - 1 if claimed.charges else ALONE_AFTER):
+        if (
+            alone
+            and self._troubled == {claimed.seq}
+            and in_vain >= (POISON_AFTER - 1 if claimed.charges else ALONE_AFTER)
+        ):
             return True
         count, accepts = seen.get(claimed.seq, (0, -1))
         if accepts != self._accepts:
@@ -174,7 +181,8 @@ class Judge:
         hang_up = verdict.charge is Charge.CONNECTION
         if refused.stage not in (Stage.RCPT, Stage.DATA, Stage.DOT):
             return Judgement(base.untouched(verdict.reason, stage, reply), trouble, hang_up=hang_up)
-        if self._follows(self._refusals, base.claimed):
+        # A day's quota lasts for more tries than a row that is alone has, and says of itself whose it is.
+        if self._follows(self._refusals, base.claimed, alone=verdict.reason != QUOTA_EXCEEDED):
             record = self._deferred_or_expired(base, "RefusedAsRelayTrouble", retry, stage=stage, reply=reply)
             return Judgement(record, hang_up=hang_up)
         record = base.untouched(verdict.reason, stage, reply, delay=backoff(retry, 1, self._dice))

@@ -375,3 +375,11 @@ def test_who_was_refused_for_good_waits_again_though_the_last_of_the_run_is_refu
     last = judged(armed(99), refused(Stage.RCPT, 451, "", "not now"))
     assert isinstance(last.trouble, breaker.EveryoneRefused)
     assert last.reopen == tuple(seq.to_bytes(16, "big") for seq in range(1, breaker.EVERYONE_RUN))
+
+
+def test_a_quota_that_is_used_up_for_a_day_is_not_charged_to_the_only_recipient_who_is_left():
+    judged = Judged()
+    for attempts in range(3 * ALONE_AFTER):
+        judgement = judged(armed(attempts=attempts), refused(Stage.RCPT, 454, "4.5.3", "daily sending quota exceeded"))
+        assert not judgement.record.charged
+        assert isinstance(judgement.trouble, breaker.Refused)
