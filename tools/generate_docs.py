@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from fullsend.controller.metrics import TABLE
 from fullsend.reconcile.conditions import condition_table
+from fullsend.reconcile.probes import probe_table
 from fullsend.resources.audience import AudienceSpec
 from fullsend.resources.campaign import CampaignSpec
 from fullsend.resources.schema import structural_schema
@@ -91,17 +92,24 @@ def _type(field: dict[str, Any]) -> str:
 
 def conditions() -> Iterator[str]:
     yield MADE
-    yield "# Conditions of a campaign"
+    yield "# Conditions"
+    yield ""
+    yield "## Conditions of a campaign"
     yield ""
     yield "A campaign is in one situation at a time; its conditions follow from it. `kstatus` is what Flux and"
     yield "`helm --wait` make of them. `Finished` is true on either end, so that"
     yield "`kubectl wait --for=condition=Finished` returns."
     yield ""
-    header, *rows = condition_table()
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + "---|" * len(header)
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+    yield from _table(condition_table())
+    yield ""
+    yield "## Conditions of an Audience, a MailTemplate, a MailTransport"
+    yield ""
+    yield "Each is probed by a Job in its namespace after an edit, and while it is not ready again at growing intervals"
+    yield "(10 seconds to 10 minutes). A good answer is renewed: a transport's after an hour, an audience's after a"
+    yield "day, a template's after a day where ConfigMaps hold attachments. A changed Secret is noticed by the next"
+    yield "probe: the operator itself reads none."
+    yield ""
+    yield from _table(probe_table())
     yield ""
     yield "## States of a recipient, and what may follow"
     yield ""
@@ -111,6 +119,14 @@ def conditions() -> Iterator[str]:
         group = "open" if state in OPEN else "settled" if state in SETTLED else "undelivered"
         after = ", ".join(f"`{s.value}`" for s in DeliveryState if s in TRANSITIONS[state]) or "nothing: this is final"
         yield f"| `{state.value}` | {group} | {after} |"
+
+
+def _table(lines: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    header, *rows = lines
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
 
 def metrics() -> Iterator[str]:

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from fullsend.controller import jobs as make
-from fullsend.controller.api import ApiError, Cluster, Object
-from fullsend.controller.connections import Connections
-from fullsend.controller.declarations import Declaration, Reference, read_declaration
-from fullsend.controller.jobviews import is_over, is_stopping, job_view, mounted, owned_by, wants_a_closer_look
-from fullsend.controller.names import CAMPAIGNS, EVENTS, JOBS, LABEL_UID, NEW_EVENTS, PODS, job_name
-from fullsend.controller.notices import event_for
-from fullsend.controller.pods import PodImage, sender_needs
+from fullsend.controller.api import Object
+from fullsend.controller.declarations import Declaration, read_declaration
+from fullsend.controller.jobviews import is_over, is_stopping, job_view, mounted
+from fullsend.controller.names import CAMPAIGNS, job_name
+from fullsend.controller.notices import tell
+from fullsend.controller.owned_jobs import OwnedJobs
+from fullsend.controller.pods import sender_needs
 from fullsend.controller.status import read_status, status_patch, worth_writing
-from fullsend.controller.tenant_secret import TenantSecrets
 from fullsend.controller.wakes import Cause
+from fullsend.controller.world import REFRESH, Looked, Reference, World
 from fullsend.errors import LedgerError
 from fullsend.ledger import campaigns
 from fullsend.ledger.view import LedgerView, Phase
@@ -40,50 +40,25 @@ log = logging.getLogger(__name__)
 OWNER_LEASE: Final = timedelta(minutes=3)
 """How long the claim of an operator that died outlives it: longer than the longest time between two looks at a campaign
 that is not over."""
-REFRESH: Final = 300.0
-"""Seconds for which what was read may be used again, while no event says that it changed."""
-STUCK_AFTER: Final = 5.0
-"""Seconds a Job may take to get its pods running before they are asked why they don't."""
-
 CHANGES = (act.Register, act.Prove, act.Finish, act.CarryOutReopen, act.EndRows, act.AcknowledgeHalt, act.Halt)
 """Actions after which there is something new to look at, at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What all campaigns of one operator share."""
-
-    cluster: Cluster
-    connections: Connections
-    secrets: TenantSecrets
-    image: PodImage
-    cluster_id: str
-    instance: str
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """``again``: when to look again at the latest; ``changed``: an action made something new to look at."""
-
-    again: timedelta
-    changed: bool
 
 
 class ClusterCampaign:
     """Reconciles one Campaign object; a new object of the same name is another one."""
 
-    def __init__(self, world: World, namespace: str, name: str, uid: str) -> None:
-        self.owner = make.Owner(namespace, name, uid)
+    def __init__(self, world: World, owner: make.Owner) -> None:
+        self.owner = owner
         self._world = world
         self._cluster = world.cluster
         self._keeper: Keeper | None = None
         self._object: Object | None = None
         self._declaration: Declaration | None = None
-        self._jobs: dict[str, Object] | None = None
-        self._read_at = self._jobs_read_at = 0.0
+        self._jobs = OwnedJobs(world.cluster, world.secrets, self.owner, world.instance)
+        self._read_at = 0.0
         self._written_at: float | None = None
         self._seen_revision = 0
-        self._autopsies: dict[str, JobView] = {}  # failed Jobs by uid: what killed them is asked once
+        self.mood = ("", "")  # state and halt, as last decided: what a transport's status wants to know
         self.written_version = ""  # of the object, after our own last write: an event with it is no news
 
     @property
@@ -100,6 +75,12 @@ class ClusterCampaign:
         """Namespace and key, as the ledger lists campaigns; the key is "" before the first look."""
         return self.owner.namespace, self._declaration.key if self._declaration is not None else ""
 
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        """The types that are True, with their reasons, as they were last written."""
+        status = (self._object or {}).get("status") or {}
+        return {each["type"]: each["reason"] for each in status.get("conditions") or () if each["status"] == "True"}
+
     # -- one look -------------------------------------------------------------------------------------------------
 
     async def look(self, causes: frozenset[Cause]) -> Looked | None:
@@ -110,7 +91,7 @@ class ClusterCampaign:
         if declaration.deleting:
             return Looked(timedelta(minutes=1), changed=False)  # its Jobs go with it
         keeper = self._kept(declaration)
-        previous = read_status(self._object)
+        previous = read_status(CampaignStatus, self._object)
         jobs = await self._job_views(declaration, causes)
         view, problem = await self._ledger(keeper, declaration)
         declaration = await self._thaw(declaration, view)
@@ -127,6 +108,7 @@ class ClusterCampaign:
         now = view.now if view is not None else datetime.now(UTC)
         decision = decide(declaration.desired, observed, now)
         self._seen_revision = decision.status.revision
+        self.mood = (decision.status.state, decision.status.halt.id if decision.status.halt is not None else "")
         await self._tell(previous, decision)
         changed = await self._act(keeper, declaration, decision)
         left = _time_left(declaration, decision.status, now)
@@ -144,7 +126,7 @@ class ClusterCampaign:
     # -- collecting -----------------------------------------------------------------------------------------------
 
     async def _declare(self, causes: frozenset[Cause]) -> Declaration | None:
-        fresh = time.monotonic() - self._read_at < REFRESH and not causes & {Cause.CAMPAIGN, Cause.REFERENCE}
+        fresh = time.monotonic() - self._read_at < REFRESH and not causes & {Cause.OBJECT, Cause.REFERENCE}
         if fresh and self._declaration is not None:
             return self._declaration
         found = await self._cluster.find(CAMPAIGNS, self.owner.namespace, self.owner.name)
@@ -199,64 +181,19 @@ class ClusterCampaign:
     # -- jobs -----------------------------------------------------------------------------------------------------
 
     async def _job_views(self, declaration: Declaration, causes: frozenset[Cause]) -> tuple[JobView, ...]:
-        stale = time.monotonic() - self._jobs_read_at >= REFRESH
-        if self._jobs is None or stale or Cause.JOB in causes or not all(map(is_over, self._jobs.values())):
-            listed = self._cluster.list(JOBS, self.owner.namespace, labels=f"{LABEL_UID}={self.owner.uid}")
-            self._jobs = {job["metadata"]["name"]: job async for job in listed if owned_by(job, self.owner.uid)}
-            self._jobs_read_at = time.monotonic()
-        jobs = list(self._jobs.values())
-        await self._replace_unfit(declaration, jobs)
-        pods, events = await self._closer_look(jobs)
-        views = []
-        for job in jobs:
-            uid = job["metadata"]["uid"]
-            view = self._autopsies.get(uid) or job_view(job, pods.get(uid, ()), events.get(uid, ()))
-            if not view.alive:
-                self._autopsies[uid] = view
-            views.append(view)
-        here = {job["metadata"]["uid"] for job in jobs}
-        self._autopsies = {uid: view for uid, view in self._autopsies.items() if uid in here}
-        return tuple(views)
+        if Cause.JOB in causes or self._jobs.outdated(REFRESH):
+            await self._jobs.read()
+        await self._replace_unfit(declaration)
+        return await self._jobs.views()
 
-    async def _closer_look(self, jobs: list[Object]) -> tuple[dict[str, list[Object]], dict[str, list[Object]]]:
-        """The pods and events of Jobs that have trouble, by the Job's uid."""
-        now = datetime.now(UTC)
-        odd = []
-        for job in jobs:
-            old_enough = (now - job_view(job).started_at).total_seconds() >= STUCK_AFTER
-            known = job["metadata"]["uid"] in self._autopsies
-            if wants_a_closer_look(job) and not known and not is_stopping(job) and (is_over(job) or old_enough):
-                odd.append(job)
-        pods: dict[str, list[Object]] = {}
-        events: dict[str, list[Object]] = {}
-        if not odd:
-            return pods, events
-        async for pod in self._cluster.list(PODS, self.owner.namespace, labels=f"{LABEL_UID}={self.owner.uid}"):
-            for reference in pod["metadata"].get("ownerReferences") or ():
-                pods.setdefault(reference["uid"], []).append(pod)
-        for job in odd:
-            uid = job["metadata"]["uid"]
-            if not is_over(job) and not pods.get(uid):
-                told = self._cluster.list(EVENTS, self.owner.namespace, fields=f"involvedObject.uid={uid}")
-                events[uid] = [event async for event in told]
-        return pods, events
-
-    async def _replace_unfit(self, declaration: Declaration, jobs: list[Object]) -> None:
+    async def _replace_unfit(self, declaration: Declaration) -> None:
         """Senders that lack a Secret the campaign's transport names now can't log in: others take their place."""
         if declaration.resolved is None:
             return
         wanted = sender_needs(declaration.resolved).text()
-        for job in jobs:
+        for job in (self._jobs.by_name or {}).values():
             if job_view(job).kind == "send" and not is_over(job) and not is_stopping(job) and mounted(job) != wanted:
-                await self._delete(job)
-
-    async def _delete(self, job: Object) -> None:
-        """Its pods get SIGTERM; the Job stays visible as stopping until the last of them has ended."""
-        metadata = job["metadata"]
-        await self._cluster.delete(
-            JOBS, self.owner.namespace, metadata["name"], uid=metadata["uid"], propagation="Foreground"
-        )
-        metadata.setdefault("deletionTimestamp", datetime.now(UTC).isoformat())
+                await self._jobs.delete(job)
 
     # -- telling --------------------------------------------------------------------------------------------------
 
@@ -270,15 +207,7 @@ class ClusterCampaign:
             self._object = written
         for action in decision.actions:
             if isinstance(action, act.Emit):
-                await self._emit(action)
-
-    async def _emit(self, emit: act.Emit) -> None:
-        try:
-            event = event_for(self.owner, emit, self._world.instance)
-            await self._cluster.create(NEW_EVENTS, self.owner.namespace, event)
-        except ApiError as error:
-            # A story that isn't told changes nothing of what happens; a namespace that is going away takes none.
-            log.warning("%s: no event %s: %s", self.name, emit.reason, error)
+                await tell(self._cluster, self.owner, action, self._world.instance)
 
     # -- acting ---------------------------------------------------------------------------------------------------
 
@@ -315,7 +244,7 @@ class ClusterCampaign:
         resolved, campaign = declaration.resolved, keeper.campaign
         assert resolved is not None, "decide plans only what is resolved"
         assert campaign is not None, "decide plans only what is registered"
-        await self._make(make.plan_job(self.owner, resolved, campaign, attempt, self._world.image))
+        await self._jobs.make(make.plan_job(self.owner, resolved, campaign, attempt, self._world.image))
 
     async def _ensure_senders(self, keeper: Keeper, declaration: Declaration, action: act.EnsureSenders) -> None:
         resolved, campaign = declaration.resolved, keeper.campaign
@@ -325,33 +254,14 @@ class ClusterCampaign:
         if action.new_wave:
             async with self._world.connections.quick.take() as db:
                 wave = await keeper.new_wave(db)
-        await self._make(make.send_job(self.owner, resolved, campaign, wave, action.pods, self._world.image))
-
-    async def _make(self, job: Object) -> None:
-        """Create the Job. One of this name that is ours and runs is what was wanted."""
-        name = job["metadata"]["name"]
-        await self._world.secrets.ensure(self.owner.namespace)
-        try:
-            made = await self._cluster.create(JOBS, self.owner.namespace, job)
-        except ApiError as error:
-            if not error.conflict:
-                if not error.away:
-                    await self._emit(act.Emit("Warning", "JobRefused", str(error)))
-                raise
-            made = await self._cluster.get(JOBS, self.owner.namespace, name)
-            if not owned_by(made, self.owner.uid):
-                # Most likely that of a campaign of the same name that was deleted a moment ago.
-                log.warning("%s: Job %s is there already and not ours", self.name, name)
-                return
-        if self._jobs is not None:
-            self._jobs[name] = made
+        await self._jobs.make(make.send_job(self.owner, resolved, campaign, wave, action.pods, self._world.image))
 
     async def _stop(self, kind: str, waves: tuple[int, ...]) -> None:
         named = {job_name(self.owner.name, kind, wave) for wave in waves}
-        for name, job in (self._jobs or {}).items():
+        for name, job in (self._jobs.by_name or {}).items():
             if job_view(job).kind != kind or is_over(job) or is_stopping(job) or (named and name not in named):
                 continue
-            await self._delete(job)
+            await self._jobs.delete(job)
 
 
 def _time_left(declaration: Declaration, status: CampaignStatus, now: datetime) -> timedelta | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from fullsend.controller.api import Cluster, Object
 from fullsend.controller.jobs import Owner
-from fullsend.controller.names import AUDIENCES, GROUP, SUSPEND, TEMPLATES, TRANSPORTS, VERSION, Kind
+from fullsend.controller.names import GROUP, KINDS, SUSPEND, VERSION
+from fullsend.controller.world import Reference
 from fullsend.errors import InvalidInput, Problem
 from fullsend.reconcile.control import desired_from, desired_unresolved, retry_control
 from fullsend.reconcile.observed import Desired
@@ -24,11 +25,6 @@ from fullsend.resources.load import assemble
 from fullsend.resources.manifests import Manifests, Resource
 from fullsend.resources.resolve import NamedTransport, ResolvedCampaign, resolve
 from fullsend.shell.keeper import Declared
-
-_KINDS: Final = {"Audience": AUDIENCES, "MailTemplate": TEMPLATES, "MailTransport": TRANSPORTS}
-
-Reference = tuple[str, str]
-"""Kind and name, in the campaign's namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +84,7 @@ async def read_declaration(cluster: Cluster, campaign: Object) -> Declaration:
     """Raises ApiError."""
     namespace = campaign["metadata"]["namespace"]
     references = sorted(references_of(campaign))
-    found = await asyncio.gather(*(cluster.find(_KINDS[kind], namespace, name) for kind, name in references))
+    found = await asyncio.gather(*(cluster.find(KINDS[kind], namespace, name) for kind, name in references))
     return declaration_of(campaign, [item for item in found if item is not None])
 
 
@@ -108,7 +104,7 @@ def declaration_of(campaign: Object, named: Iterable[Object]) -> Declaration:
     """The declaration from plain objects of the API."""
     metadata = campaign["metadata"]
     namespace, name = metadata["namespace"], metadata["name"]
-    manifests, problems = assemble(Document(None, 1, _typed(each)) for each in (campaign, *named))
+    manifests, problems = assemble(Document(None, 1, plain(each)) for each in (campaign, *named))
     resource = manifests.campaigns.get((namespace, name))
     broken = resource is None
     if resource is None:
@@ -149,7 +145,7 @@ def _transport(manifests: Manifests, namespace: str, spec: CampaignSpec) -> Name
     return NamedTransport(found.name, found.spec) if found is not None else None
 
 
-def _typed(item: Object) -> Object:
+def plain(item: Object) -> Object:
     """The items of a list carry no kind of their own; and nothing but the wish is looked at."""
     kept: Object = {name: item[name] for name in ("apiVersion", "kind", "spec") if name in item}
     metadata = {name: item["metadata"].get(name) for name in ("name", "namespace", "annotations")}
@@ -158,7 +154,3 @@ def _typed(item: Object) -> Object:
 
 def _texts(problems: Iterable[Problem]) -> tuple[str, ...]:
     return tuple(str(problem) for problem in problems) or ("the Campaign cannot be read",)
-
-
-def kind_name(kind: Kind) -> str:
-    return next(name for name, known in _KINDS.items() if known == kind)

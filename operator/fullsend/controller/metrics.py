@@ -9,7 +9,7 @@ operator's own metrics are still served, and ``fullsend_ledger_up`` is 0.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -103,7 +103,7 @@ TABLE: Final[Mapping[str, Described]] = {
         Described(
             "fullsend_campaign_stopped",
             "gauge",
-            "1 while senders are told to stop: suspended, halted, awaiting approval, outside its time, cancelled.",
+            "1 while senders are told to stop, whatever for: no attempt is to be expected.",
             _CAMPAIGN,
         ),
         Described(
@@ -123,6 +123,12 @@ TABLE: Final[Mapping[str, Described]] = {
             "gauge",
             "1 where the last proof holds, 0 where the ledger contradicts itself; absent before the first.",
             _CAMPAIGN,
+        ),
+        Described(
+            "fullsend_campaign_condition",
+            "gauge",
+            "1 for each condition of the Campaign's status that is True, with its reason (docs/conditions.md).",
+            (*_CAMPAIGN, "type", "reason"),
         ),
         Described(
             "fullsend_campaign_info",
@@ -184,13 +190,16 @@ _BUILD: Final = Info("fullsend_build", TABLE["fullsend_build_info"].help)
 _BUILD.info({"version": __version__})
 
 Ask = Callable[[], Awaitable[Figures]]
+Conditions = Callable[[], Iterable[tuple[str, str, Mapping[str, str]]]]
+"""Namespace, name and the reasons of what is True, by type; empty while another replica leads."""
 
 
 class Exposition:
     """The body of a scrape. ``ask`` reads the ledger; it is not called while another replica leads."""
 
-    def __init__(self, ask: Ask, *, leads: Callable[[], bool]) -> None:
+    def __init__(self, ask: Ask, conditions: Conditions, *, leads: Callable[[], bool]) -> None:
         self._ask = ask
+        self._conditions = conditions
         self._leads = leads
         self._said: Figures | None = None
         self._said_at = 0.0
@@ -198,7 +207,7 @@ class Exposition:
     async def body(self) -> bytes:
         """Prometheus' text format."""
         ledger = CollectorRegistry()
-        ledger.register(_Families(tuple(await self._families())))
+        ledger.register(_Families((*await self._families(), _of_conditions(self._conditions()))))
         return generate_latest(REGISTRY) + generate_latest(ledger)
 
     async def _families(self) -> Iterator[Metric]:
@@ -270,6 +279,14 @@ def _of_campaigns(campaigns: Sequence[CampaignFigures]) -> Iterator[Metric]:
         info.add_metric((), dict(zip(described.labels, values, strict=True)))
     yield from (recipients, missing, attempts, resent, senders, oldest, settled, deadline)
     yield from (stopped, state, halted, holds, info)
+
+
+def _of_conditions(conditions: Iterable[tuple[str, str, Mapping[str, str]]]) -> Metric:
+    found = _gauge("fullsend_campaign_condition")
+    for namespace, name, true in conditions:
+        for type_, reason in true.items():
+            found.add_metric([namespace, name, type_, reason], 1)
+    return found
 
 
 def _of_transports(transports: Sequence[TransportFigures]) -> Iterator[Metric]:

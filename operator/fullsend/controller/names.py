@@ -1,6 +1,6 @@
 """The names this shell uses in a cluster: kinds, labels, annotations, and where a pod finds its files.
 
-Everything of ours carries ``fullsend.dev/``; a label names the campaign's uid, so that what belongs to an object that
+Everything of ours carries ``fullsend.dev/``; a label names the owner's uid, so that what belongs to an object that
 was deleted and made again under the same name is never taken for the new one's.
 """
 
@@ -16,9 +16,11 @@ VERSION: Final = "v1alpha1"
 MANAGER: Final = "fullsend"
 
 LABEL_CAMPAIGN: Final = f"{GROUP}/campaign"
-LABEL_UID: Final = f"{GROUP}/campaign-uid"
+LABEL_UID: Final = f"{GROUP}/owner-uid"
 LABEL_KIND: Final = f"{GROUP}/job-kind"
 LABEL_NUMBER: Final = f"{GROUP}/job-number"
+LABEL_GENERATION: Final = f"{GROUP}/generation"
+"""Of a probe: which spec it is about."""
 SUSPEND: Final = f"{GROUP}/suspend"
 """Annotation: "true" stops a campaign against Git's will too (Git owns ``spec.suspend``)."""
 
@@ -68,12 +70,26 @@ CONFIG_MAPS: Final = Kind("", "v1", "configmaps")
 NAMESPACES: Final = Kind("", "v1", "namespaces")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases")
 
+KINDS: Final = {
+    "Campaign": CAMPAIGNS,
+    "Audience": AUDIENCES,
+    "MailTemplate": TEMPLATES,
+    "MailTransport": TRANSPORTS,
+}
+"""Ours, by the name that objects bear."""
+PROBED: Final = (AUDIENCES, TEMPLATES, TRANSPORTS)
+"""What campaigns name; each is probed by itself."""
 
-def job_name(campaign: str, kind: str, number: int) -> str:
-    """The one name of a campaign's plan attempt or sender wave. A long campaign name is cut, and told apart by a
-    hash of the whole."""
+
+def kind_name(kind: Kind) -> str:
+    return next(name for name, known in KINDS.items() if known == kind)
+
+
+def job_name(owner: str, kind: str, number: int) -> str:
+    """The one name of a campaign's plan attempt or sender wave, or of an object's probe. A long name is cut, and told
+    apart by a hash of the whole."""
     tail = f"-{kind}-{number}"
-    if len(campaign) + len(tail) > JOB_NAME_LIMIT:
-        mark = hashlib.sha256(campaign.encode()).hexdigest()[:8]
-        campaign = f"{campaign[: JOB_NAME_LIMIT - len(tail) - len(mark) - 1].rstrip('-.')}-{mark}"
-    return campaign + tail
+    if len(owner) + len(tail) > JOB_NAME_LIMIT:
+        mark = hashlib.sha256(owner.encode()).hexdigest()[:8]
+        owner = f"{owner[: JOB_NAME_LIMIT - len(tail) - len(mark) - 1].rstrip('-.')}-{mark}"
+    return owner + tail

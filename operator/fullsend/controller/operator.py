@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,17 +19,16 @@ from typing import Any, Final
 from fullsend.controller.access import Access
 from fullsend.controller.api import ApiError, Cluster
 from fullsend.controller.audit import EVERY, WatchAudit
-from fullsend.controller.campaign import World
 from fullsend.controller.connections import Connections
-from fullsend.controller.declarations import kind_name
 from fullsend.controller.health import Health
 from fullsend.controller.leadership import Leadership
 from fullsend.controller.metrics import Exposition
-from fullsend.controller.names import CAMPAIGNS, JOBS, NAMESPACES, Kind
+from fullsend.controller.names import CAMPAIGNS, JOBS, NAMESPACES, PROBED, Kind
 from fullsend.controller.pods import PodImage
 from fullsend.controller.supervisor import Supervisor
 from fullsend.controller.tenant_secret import TenantSecrets
 from fullsend.controller.watching import JOB_SELECTOR, WATCHED, registry, watch
+from fullsend.controller.world import World
 from fullsend.errors import InvalidInput, LedgerError, Problem
 from fullsend.ledger import campaigns
 from fullsend.ledger.figures import Figures, figures
@@ -76,7 +75,7 @@ class Operator:
         access = Access()
         cluster = Cluster(access)
         connections = Connections(self._settings.dsn)
-        exposition = Exposition(lambda: _figures(connections), leads=self._leads)
+        exposition = Exposition(lambda: _figures(connections), self._conditions, leads=self._leads)
         health = Health(alive=self._not_alive, ready=self._not_ready, scrape=exposition.body)
         instance = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
         try:
@@ -172,19 +171,18 @@ class Operator:
     def _wake(self, kind: Kind, metadata: Mapping[str, Any], *, gone: bool = False) -> None:
         supervisor = self._supervisor
         assert supervisor is not None, "watches begin after the supervisor is there"
-        if kind == CAMPAIGNS:
-            supervisor.campaign_seen(metadata, gone=gone)
-        elif kind == JOBS:
+        if kind == JOBS:
             supervisor.job_seen(metadata)
         else:
-            supervisor.reference_seen(metadata["namespace"], (kind_name(kind), metadata["name"]))
+            supervisor.object_seen(kind, metadata, gone=gone)
 
     async def _gained(self, cluster: Cluster) -> None:
         assert self._supervisor is not None
         self._supervisor.start()
         with suppress(ApiError):  # the audit tries again
-            for metadata in await self._list(cluster, CAMPAIGNS):
-                self._supervisor.campaign_seen(metadata)
+            for kind in (CAMPAIGNS, *PROBED):
+                for metadata in await self._list(cluster, kind):
+                    self._supervisor.object_seen(kind, metadata)
 
     # -- loops ----------------------------------------------------------------------------------------------------
 
@@ -214,8 +212,8 @@ class Operator:
                     continue
                 for metadata in audit.listed(found, time.monotonic()):
                     self._wake(kind, metadata)
-                if kind == CAMPAIGNS and self._supervisor is not None:
-                    self._supervisor.only_these(metadata["uid"] for metadata in found)
+                if kind != JOBS and self._supervisor is not None:
+                    self._supervisor.only_these(kind, {metadata["uid"] for metadata in found})
 
     async def _list(self, cluster: Cluster, kind: Kind) -> list[Mapping[str, Any]]:
         found: list[Mapping[str, Any]] = []
@@ -229,6 +227,9 @@ class Operator:
     def _leads(self) -> bool:
         return self._supervisor is not None and self._supervisor.leading
 
+    def _conditions(self) -> Iterable[tuple[str, str, Mapping[str, str]]]:
+        return self._supervisor.conditions() if self._supervisor is not None else ()
+
     def _not_alive(self) -> str:
         now = time.monotonic()
         for name, beat in self._beats.items():
@@ -238,7 +239,7 @@ class Operator:
             if audit.overdue(now):
                 return f"the watch of {kind.plural} has not brought changes that a list shows"
         slowest = self._supervisor.longest_look() if self._supervisor is not None else 0.0
-        return f"a look at a campaign has taken {slowest:.0f} s" if slowest > STUCK else ""
+        return f"a look at an object has taken {slowest:.0f} s" if slowest > STUCK else ""
 
     def _not_ready(self) -> str:
         if self._database_wrong:

@@ -1,4 +1,4 @@
-"""The pod that plans or sends: what it may do, what it finds mounted, what it is given to live on.
+"""The pod that plans, sends or probes: what it may do, what it finds mounted, what it is given to live on.
 
 Invariants (design, invariant 11): no API token, no privilege, nothing but the named keys of the named Secrets, the
 ledger's address in a file and never in an argument or the environment. A campaign sets only what ``PodSettings``
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fullsend.controller.names import CONTAINER, LEDGER_SECRET, MOUNTS
-from fullsend.resources.models import AudienceSpec, MessageSpec, PodSettings
+from fullsend.resources.models import AudienceSpec, MailTemplateSpec, MailTransportSpec, MessageFields, PodSettings
 from fullsend.resources.references import SECRET_KEYS, SecretNeed, audience_secrets, transport_secrets
 from fullsend.resources.resolve import ResolvedCampaign
 
@@ -21,16 +21,25 @@ USER: Final = 65532
 GRACE_MARGIN: Final = 30
 """Seconds on top of the longest reply that is waited for: to record it, give the rest back and leave."""
 READABLE: Final = 0o440
-SCRATCH: Final = {"plan": "2Gi", "send": "64Mi", "tool": "10Gi"}
-"""What a pod may write to /tmp. A plan keeps the identities that it excludes there, 16 bytes each; a tool the file that
-is imported."""
-PROGRAMS: Final = {"plan": "fullsend.audience", "send": "fullsend.sender", "tool": "fullsend.cli.served"}
+SCRATCH: Final = {"plan": "2Gi", "send": "64Mi", "probe": "2Gi", "tool": "10Gi"}
+"""What a pod may write to /tmp. A plan keeps the identities that it excludes there, 16 bytes each, a probe of an
+audience all of them; a tool the file that is imported."""
+PROGRAMS: Final = {
+    "plan": "fullsend.audience",
+    "send": "fullsend.sender",
+    "probe": "fullsend.probe",
+    "tool": "fullsend.cli.served",
+}
 # A sender limits its own address space to 1 GiB beyond its start (``sender.__main__``), a plan the template it compiles
 # to 768 MB: the pod's limit lies above either, so that one recipient fails and not the pod.
 RESOURCES: Final[Mapping[str, Any]] = {
     "requests": {"cpu": "100m", "memory": "192Mi"},
     "limits": {"memory": "1536Mi"},
 }
+
+
+Probed = AudienceSpec | MailTemplateSpec | MailTransportSpec
+"""The spec of an object that is probed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +68,23 @@ def sender_needs(resolved: ResolvedCampaign) -> Needs:
 
 
 def plan_needs(resolved: ResolvedCampaign) -> Needs:
-    specs = [audience.spec for audience in (*resolved.audiences, *resolved.excludes)]
+    return _reading([audience.spec for audience in (*resolved.audiences, *resolved.excludes)], resolved.message)
+
+
+def probe_needs(spec: Probed) -> Needs:
+    match spec:
+        case AudienceSpec():
+            return _reading([spec], None)
+        case MailTemplateSpec():
+            return _reading([], spec)
+        case MailTransportSpec():
+            return Needs(secrets=_secret_keys(transport_secrets(spec)))
+
+
+def _reading(specs: Sequence[AudienceSpec], message: MessageFields | None) -> Needs:
     return Needs(
         secrets=_secret_keys(need for spec in specs for need in audience_secrets(spec)),
-        config_maps=_keys((*_csv_keys(specs), *_attachment_keys(resolved.message))),
+        config_maps=_keys((*_csv_keys(specs), *_attachment_keys(message))),
         claims=tuple(sorted({spec.csv.claim.name for spec in specs if spec.csv is not None and spec.csv.claim})),
     )
 
@@ -77,8 +99,8 @@ def _csv_keys(specs: Sequence[AudienceSpec]) -> Iterator[tuple[str, str]]:
             yield spec.csv.config_map_key_ref.name, spec.csv.config_map_key_ref.key
 
 
-def _attachment_keys(message: MessageSpec) -> Iterator[tuple[str, str]]:
-    for attachment in message.attachments:
+def _attachment_keys(message: MessageFields | None) -> Iterator[tuple[str, str]]:
+    for attachment in message.attachments if message is not None else ():
         if attachment.config_map_key_ref is not None:
             yield attachment.config_map_key_ref.name, attachment.config_map_key_ref.key
 
@@ -100,8 +122,8 @@ def pod_template(
     labels: Mapping[str, str],
     grace: float,
 ) -> dict[str, Any]:
-    """A pod template. ``kind`` is "plan", "send" or "tool" (a person's command, see ``cli.kubectl``); ``grace`` is the
-    longest reply it may have to wait for, in seconds."""
+    """A pod template. ``kind`` is "plan", "send", "probe" or "tool" (a person's command, see ``cli.kubectl``);
+    ``grace`` is the longest reply it may have to wait for, in seconds."""
     volumes, mounts = _volumes(kind, needs)
     container = {
         "name": CONTAINER,

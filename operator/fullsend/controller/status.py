@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from fullsend.resources.status import CampaignStatus
+from fullsend.resources.status import CampaignStatus, StatusModel
 
 PROGRESS_EVERY: Final = timedelta(seconds=10)
 
@@ -24,12 +24,15 @@ _MOVING: Final = (
 )
 
 
-def read_status(campaign: Mapping[str, Any]) -> CampaignStatus:
+S = TypeVar("S", bound=StatusModel)
+
+
+def read_status(model: type[S], item: Mapping[str, Any]) -> S:
     """The status on the object; one that somebody made unreadable counts as none."""
     try:
-        return CampaignStatus.model_validate(campaign.get("status") or {})
+        return model.model_validate(item.get("status") or {})
     except ValidationError:
-        return CampaignStatus()
+        return model()
 
 
 def worth_writing(before: CampaignStatus, after: CampaignStatus, since_written: timedelta | None) -> bool:
@@ -45,7 +48,7 @@ def _standing(status: CampaignStatus) -> Any:
     return status.model_dump(exclude=set(_MOVING))
 
 
-def status_patch(uid: str, status: CampaignStatus) -> Mapping[str, Any]:
+def status_patch(uid: str, status: StatusModel) -> Mapping[str, Any]:
     """A merge patch that makes the status what it is here: lists are replaced, and a null removes what no longer is.
     The uid keeps it from an object that was made anew under the same name."""
     return {"metadata": {"uid": uid}, "status": status.model_dump(mode="json", by_alias=True)}

@@ -1,6 +1,6 @@
 """Who is to be looked at, and why: the meeting point of events, timers and polls.
 
-An event only wakes; what is true is read when the campaign is looked at. Wakes that come while a look is under way are
+An event only wakes; what is true is read when the object is looked at. Wakes that come while a look is under way are
 kept for the next one, and many become one.
 """
 
@@ -22,7 +22,7 @@ LAST_RETRY: Final = 60.0
 class Cause(StrEnum):
     """What may have changed."""
 
-    CAMPAIGN = "campaign"  # its object
+    OBJECT = "object"  # itself
     REFERENCE = "reference"  # something that it names
     JOB = "job"  # a Job of it, or a pod's end
     LEDGER = "ledger"  # a poll has seen something
@@ -30,7 +30,7 @@ class Cause(StrEnum):
 
 
 class Bell:
-    """Wakes one campaign's task."""
+    """Wakes one object's task."""
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()

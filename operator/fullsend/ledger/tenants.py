@@ -1,7 +1,7 @@
 """A database role for each tenant (namespace), so that row-level security keeps tenants apart.
 
-The planners and senders of a namespace log in as its role; the policies of the schema show it the rows of its tenant
-and the grants below let it do what a planner, a sender and an import do, no more. Its password is derived from the
+The planners, senders and probes of a namespace log in as its role; the policies of the schema show it the rows of its
+tenant and the grants below let it do what these and an import do, no more. Its password is derived from the
 installation's secret, so that handing the DSN out again changes nothing for senders already running.
 
 The fallback: where this connection may not create roles (a managed database, a hand-made owner without CREATEROLE), or
@@ -31,7 +31,7 @@ _GRANTS: Final = (
     "GRANT USAGE ON SCHEMA fullsend TO {role}",
     "GRANT SELECT ON fullsend.meta, fullsend.tenant, fullsend.campaign, fullsend.plan, fullsend.recipient, "
     "fullsend.delivery, fullsend.attempt, fullsend.session, fullsend.counter, fullsend.list, fullsend.member, "
-    "fullsend.suppression, fullsend.reopen_request TO {role}",
+    "fullsend.suppression, fullsend.reopen_request, fullsend.probe TO {role}",
     "GRANT SELECT (id, hash_key) ON fullsend.installation TO {role}",
     # The planner: rows of an unsealed plan, and the seal.
     "GRANT INSERT, UPDATE (state, heartbeat_at, rows_read, inserted, duplicates, invalid, suppressed, digest, "
@@ -57,6 +57,8 @@ _GRANTS: Final = (
     "GRANT INSERT, UPDATE (address, variables, status, evidence, updated_at) ON fullsend.member TO {role}",
     # A refusal that turns out to be everybody's trouble: the sender reopens what it had rejected.
     "GRANT INSERT, UPDATE (after_seq, reopened, done_at) ON fullsend.reopen_request TO {role}",
+    # The probe: its answer.
+    "GRANT UPDATE (content, answered_number, answered_generation, answered_at, result) ON fullsend.probe TO {role}",
 )
 
 

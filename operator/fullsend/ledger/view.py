@@ -210,3 +210,36 @@ class LedgerView:
     proof: Proof | None
     finished_at: datetime | None
     outlet: OutletView = OutletView()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeView:
+    """What was asked last about an Audience, a MailTemplate or a MailTransport, and what was answered last.
+
+    ``number`` counts the questions of one object; ``failures`` how many in a row before this one had no good answer.
+    ``result`` is what a probe of the tenant's wrote: to be read with care.
+    """
+
+    id: int
+    number: int
+    generation: int  # of the spec that was asked about
+    failures: int
+    asked_at: datetime
+    answered_number: int = 0
+    answered_generation: int = 0
+    answered_at: datetime | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> bool:
+        """The last question is answered."""
+        return self.answered_number == self.number
+
+
+@dataclass(frozen=True, slots=True)
+class TransportUse:
+    """One campaign that sends through a transport now: its breaker, and the connections its live senders may have."""
+
+    campaign: str
+    breaker: BreakerView
+    connections: int

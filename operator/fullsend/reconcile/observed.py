@@ -16,7 +16,7 @@ from fullsend.ledger.view import LedgerView, Owner
 from fullsend.resources.status import CampaignStatus
 from fullsend.states import REOPENABLE, UNDELIVERED, DeliveryState
 
-JobKind = Literal["plan", "send"]
+JobKind = Literal["plan", "send", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,9 @@ class Desired:
 class JobView:
     """A job of ours (owner uid checked by the shell). A hint: whether a sender lives is the ledger's to say.
 
-    ``wave`` is the sender wave, or for a plan job the attempt. ``pods`` is how many pods it was asked to run.
-    ``stopping``: asked to end. ``problem`` says why its pods don't start, where that is known (quota, image).
+    ``wave`` is the sender wave, for a plan job the attempt, for a probe the number of its question. ``pods`` is how
+    many pods it was asked to run. ``stopping``: asked to end. ``problem`` says why its pods don't start, where that is
+    known (quota, image).
     """
 
     name: str

@@ -186,15 +186,31 @@ def _conditions() -> Any:
 
 
 class LastCount(StatusModel):
-    """What the last plan that read an audience found. Another plan may find others: sources change."""
+    """What was found when the audience was last read by itself. A plan may find others: sources change, and a campaign
+    may exclude people."""
 
-    campaign: str = Field(description="The campaign whose plan read it.")
-    time: datetime = Field(description="When that plan was sealed.")
+    time: datetime = Field(description="When it was read.")
     rows_read: Count = Field(default=0, description="Rows read.", json_schema_extra=_INT64)
-    recipients: Count = Field(default=0, description="Recipients found.", json_schema_extra=_INT64)
+    recipients: Count = Field(
+        default=0, description="People found: rows that are not duplicates.", json_schema_extra=_INT64
+    )
+    eligible: Count = Field(default=0, description="Of these, who may be mailed.", json_schema_extra=_INT64)
     duplicates: Count = Field(default=0, description="Rows of a person found before.", json_schema_extra=_INT64)
     invalid: Count = Field(default=0, description="Addresses that cannot be used.", json_schema_extra=_INT64)
-    suppressed: Count = Field(default=0, description="Recipients passed over.", json_schema_extra=_INT64)
+    suppressed: Count = Field(
+        default=0,
+        description="People passed over: said no, not confirmed, a role address.",
+        json_schema_extra=_INT64,
+    )
+
+
+class ListMembers(StatusModel):
+    """A list that the audience is drawn from, with its members by status."""
+
+    name: str = Field(description="Name of the list.")
+    confirmed: Count = Field(default=0, description="Members who confirmed.", json_schema_extra=_INT64)
+    unconfirmed: Count = Field(default=0, description="Members who have not.", json_schema_extra=_INT64)
+    unsubscribed: Count = Field(default=0, description="Members who left.", json_schema_extra=_INT64)
 
 
 class AudienceStatus(StatusModel):
@@ -203,7 +219,13 @@ class AudienceStatus(StatusModel):
     observed_generation: int = _observed_generation()
     state: str = Field(default="", description="The audience in one word, for a table.")
     conditions: tuple[Condition, ...] = _conditions()
-    last_count: LastCount | None = Field(default=None, description="What the last plan that read it found.")
+    last_count: LastCount | None = Field(
+        default=None, description="What was found when it was last read. Absent before, and after an edit."
+    )
+    columns: tuple[str, ...] = Field(
+        default=(), description="Names that templates may use for its recipients, the first 200."
+    )
+    lists: tuple[ListMembers, ...] = Field(default=(), description="The lists it is drawn from, for source `list`.")
 
 
 class MailTemplateStatus(StatusModel):
@@ -213,6 +235,19 @@ class MailTemplateStatus(StatusModel):
     state: str = Field(default="", description="The template in one word, for a table.")
     conditions: tuple[Condition, ...] = _conditions()
     variables: tuple[str, ...] = Field(default=(), description="Variables that a recipient must have.")
+    optional_variables: tuple[str, ...] = Field(
+        default=(), description="Variables that it uses only where a recipient has them."
+    )
+    text: str = Field(
+        default="",
+        description="Where the plain text part comes from: `Written`, `Generated` (once, from the HTML part) or "
+        "`PerRecipient` (from each rendered HTML part, which takes longer).",
+    )
+    text_bytes: Count = Field(default=0, description="Size of the plain text template.", json_schema_extra=_INT64)
+    html_bytes: Count = Field(default=0, description="Size of the HTML template.", json_schema_extra=_INT64)
+    attachment_bytes: Count = Field(
+        default=0, description="Size of all attachments, before encoding.", json_schema_extra=_INT64
+    )
 
 
 class TransportHalt(StatusModel):
@@ -225,17 +260,34 @@ class TransportHalt(StatusModel):
 
 
 class MailTransportStatus(StatusModel):
-    """Whether the relay can be reached, and what it offers."""
+    """Whether the relay can be reached, what it offers, and how it does for the campaigns that use it now."""
 
     observed_generation: int = _observed_generation()
     state: str = Field(default="", description="The transport in one word, for a table.")
     conditions: tuple[Condition, ...] = _conditions()
     relay: str = Field(default="", description="Where the last probe got to, such as `relay.example[192.0.2.7]:587`.")
-    capabilities: tuple[str, ...] = Field(default=(), description="What the relay offered in EHLO after TLS and login.")
+    tls_version: str = Field(default="", description="Such as `TLSv1.3`. Empty: the connection is not encrypted.")
+    capabilities: tuple[str, ...] = Field(default=(), description="What the relay offered in EHLO, after TLS.")
+    auth_mechanisms: tuple[str, ...] = Field(default=(), description="The ways to log in that it offered.")
+    authenticated: bool = Field(default=False, description="Whether the last probe logged in.")
+    pipelining: str = Field(
+        default="", description="`Overlap`, `Group` or `Disabled`: what senders begin with, by spec and relay."
+    )
     size_limit: Count = Field(
         default=0,
         description="Largest message the relay takes, in bytes; 0 if it does not say.",
         json_schema_extra=_INT64,
     )
     last_probe_time: datetime | None = Field(default=None, description="When it was last probed.")
+    campaigns: Count = Field(default=0, description="Campaigns that send through it now.", json_schema_extra=_INT64)
+    connections: Count = Field(
+        default=0,
+        description="Connections that their live senders may open, together.",
+        json_schema_extra=_INT64,
+    )
+    learnt_connections: Count = Field(
+        default=0,
+        description="Connections of one campaign that the relay bears for now, as its refusals taught; 0: no trouble.",
+        json_schema_extra=_INT64,
+    )
     halt: TransportHalt | None = Field(default=None, description="The latest halt of a campaign that uses it.")

@@ -66,6 +66,7 @@ class Session:
         self.smtputf8 = "SMTPUTF8" in capabilities
         self._declares_size = "SIZE" in capabilities
         self._timeouts = timeouts
+        self._transport = transport
         self._wire = Wire(transport, on_desync if pipelining is not Pipelining.OFF else lambda _: None)
         transport.set_protocol(self._wire)
         if leftover:
@@ -74,6 +75,12 @@ class Session:
         self._ahead: _Prepared | None = None  # its envelope is written, its replies are unread
         self._reset_due = False
         self._stray: list[str] = []  # commands whose replies come before those of the envelope written last
+
+    @property
+    def tls_version(self) -> str:
+        """Such as ``TLSv1.3``; "" where the connection is not encrypted."""
+        encrypted = self._transport.get_extra_info("ssl_object")
+        return (encrypted.version() or "") if encrypted is not None else ""
 
     @property
     def usable(self) -> bool:

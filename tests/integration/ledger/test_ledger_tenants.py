@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from fullsend.errors import LedgerError, SchemaMismatch
-from fullsend.ledger import campaigns, lists, sessions, suppressions
+from fullsend.ledger import campaigns, lists, probes, sessions, suppressions
 from fullsend.ledger.database import Database
 from fullsend.ledger.lists import MemberStatus, NewMember
 from fullsend.ledger.suppressions import NewSuppression, Scope, Target
@@ -33,6 +33,7 @@ TENANT_TABLES = {
     "member": 1,
     "suppression": 2,  # its own and the installation's
     "reopen_request": 1,
+    "probe": 1,
 }
 # The same for everybody, or out of everybody's reach.
 COMMON = {"meta", "installation"}
@@ -64,6 +65,8 @@ async def worlds(ledger: Database, postgres_dsn: str) -> AsyncIterator[Worlds]:
         said_no = [NewSuppression(world.identity(8), "eight@example.com", "unsubscribed")]
         await suppressions.add(ledger, Target(Scope.TENANT, tenant), said_no)
         await campaigns.request_reopen(ledger, made[tenant], id="r", states=[S.REJECTED])
+        asked = {"kind": "MailTemplate", "name": "news", "generation": 1, "failures": 0, "known": 0}
+        await probes.ask(ledger, tenant, f"uid-{tenant}", **asked, content={"subject": "Hello"})
     await suppressions.add(ledger, Target.installation(), [NewSuppression(world.identity(7), None, "complaint")])
     blue = await Database.open(await tenant_dsn(postgres_dsn, "blue"), application="tests")
     yield Worlds(ledger, blue, made)

@@ -50,7 +50,7 @@ def test_a_campaign_owns_its_jobs_and_is_found_by_label() -> None:
             "blockOwnerDeletion": False,
         }
     ]
-    assert metadata["labels"]["fullsend.dev/campaign-uid"] == UID
+    assert metadata["labels"]["fullsend.dev/owner-uid"] == UID
 
 
 def test_the_death_of_one_sender_ends_no_other_and_an_eviction_is_nobodys_failure() -> None:

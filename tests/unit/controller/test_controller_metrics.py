@@ -47,6 +47,10 @@ async def said() -> Figures:
     return FIGURES
 
 
+def conditions() -> list[tuple[str, str, dict[str, str]]]:
+    return [("shop", "spring", {"Halted": "TooManyRejected", "Stalled": "TooManyRejected"})]
+
+
 async def scraped(exposition: Exposition) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Samples by name and sorted labels; a series that is there twice is an error."""
     found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
@@ -66,7 +70,7 @@ def labels(**more: str) -> tuple[tuple[str, str], ...]:
 
 
 async def test_a_scrape_of_the_leader_tells_the_campaigns() -> None:
-    found = await scraped(Exposition(said, leads=lambda: True))
+    found = await scraped(Exposition(said, conditions, leads=lambda: True))
     assert found[("fullsend_ledger_up", ())] == 1
     assert found[("fullsend_campaign_recipients", labels(state="accepted"))] == 7
     assert found[("fullsend_campaign_recipients", labels(state="armed"))] == 0
@@ -80,10 +84,11 @@ async def test_a_scrape_of_the_leader_tells_the_campaigns() -> None:
     assert found[("fullsend_campaign_deadline_timestamp_seconds", CAMPAIGN)] == (NOW + timedelta(hours=1)).timestamp()
     assert found[("fullsend_campaign_info", labels(ledger_key="spring-1", transport="relay", phase="sending"))] == 1
     assert found[("fullsend_campaigns", (("phase", "complete"),))] == 12
+    assert found[("fullsend_campaign_condition", labels(type="Halted", reason="TooManyRejected"))] == 1
 
 
 async def test_the_durations_are_a_histogram_that_ends_with_all() -> None:
-    found = await scraped(Exposition(said, leads=lambda: True))
+    found = await scraped(Exposition(said, conditions, leads=lambda: True))
     name, key = "fullsend_transport_attempt_duration_seconds", (("namespace", "shop"), ("transport", "relay"))
     for bound in TOOK_UP_TO:
         assert found[(f"{name}_bucket", tuple(sorted((*key, ("le", str(bound))))))] == 5
@@ -95,7 +100,7 @@ async def test_the_durations_are_a_histogram_that_ends_with_all() -> None:
 async def test_every_metric_of_ours_is_in_the_table_and_every_one_in_the_table_is_told() -> None:
     metrics.API_REQUESTS.labels("GET").inc()
     metrics.RECONCILED.labels("changed").inc()
-    body = (await Exposition(said, leads=lambda: True).body()).decode()
+    body = (await Exposition(said, conditions, leads=lambda: True).body()).decode()
     told = {f.name: f for f in text_string_to_metric_families(body) if f.name.startswith("fullsend_")}
     assert set(told) == {each.base if each.kind != "info" else each.name for each in TABLE.values()}
     for each in TABLE.values():
@@ -109,7 +114,7 @@ async def test_a_replica_that_does_not_lead_asks_nobody_and_tells_of_no_campaign
     async def never() -> Figures:
         raise AssertionError("asked")
 
-    found = await scraped(Exposition(never, leads=lambda: False))
+    found = await scraped(Exposition(never, tuple, leads=lambda: False))
     assert ("fullsend_is_leader", ()) in found
     assert not [name for name, _ in found if name.startswith("fullsend_campaign")]
 
@@ -118,7 +123,7 @@ async def test_with_the_ledger_away_the_rest_is_still_told() -> None:
     async def away() -> Figures:
         raise LedgerUnavailable("no route")
 
-    found = await scraped(Exposition(away, leads=lambda: True))
+    found = await scraped(Exposition(away, tuple, leads=lambda: True))
     assert found[("fullsend_ledger_up", ())] == 0
     assert ("fullsend_is_leader", ()) in found
     assert not [name for name, _ in found if name.startswith("fullsend_campaign")]
@@ -132,7 +137,7 @@ async def test_many_scrapes_ask_the_ledger_once() -> None:
         asked += 1
         return FIGURES
 
-    exposition = Exposition(count, leads=lambda: True)
+    exposition = Exposition(count, tuple, leads=lambda: True)
     for _ in range(5):
         await exposition.body()
     assert asked == 1

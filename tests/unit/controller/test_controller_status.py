@@ -36,7 +36,10 @@ def test_a_condition_is_written_at_once() -> None:
 def test_a_status_survives_the_way_to_the_api_server_and_back() -> None:
     status = CampaignStatus(total=3, conditions=ready("Sending"), completion_time=AT, halt=Halt(id="x", reason="R"))
     sent = status_patch("u", status)["status"]
-    assert read_status({"status": {name: value for name, value in sent.items() if value is not None}}) == status
+    assert (
+        read_status(CampaignStatus, {"status": {name: value for name, value in sent.items() if value is not None}})
+        == status
+    )
 
 
 def test_what_no_longer_is_is_removed_by_a_null() -> None:
@@ -47,5 +50,5 @@ def test_what_no_longer_is_is_removed_by_a_null() -> None:
 
 
 def test_a_status_that_somebody_broke_counts_as_none() -> None:
-    assert read_status({"status": {"total": "many"}}) == CampaignStatus()
-    assert read_status({}) == CampaignStatus()
+    assert read_status(CampaignStatus, {"status": {"total": "many"}}) == CampaignStatus()
+    assert read_status(CampaignStatus, {}) == CampaignStatus()

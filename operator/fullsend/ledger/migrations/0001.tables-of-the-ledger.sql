@@ -326,4 +326,24 @@ CREATE TABLE fullsend.reopen_request (
     PRIMARY KEY (campaign_id, id)
 );
 
+-- What a probe of an Audience, a MailTemplate or a MailTransport is asked, and what it has found: one row an object.
+-- content is there only until it is answered: it may name people. The result is a tenant's word, so it has a limit.
+CREATE TABLE fullsend.probe (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id integer NOT NULL REFERENCES fullsend.tenant (id),
+    uid text NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    number integer NOT NULL DEFAULT 1,
+    generation bigint NOT NULL,
+    failures integer NOT NULL DEFAULT 0,
+    asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    content jsonb,
+    answered_number integer NOT NULL DEFAULT 0,
+    answered_generation bigint NOT NULL DEFAULT 0,
+    answered_at timestamptz,
+    result jsonb CHECK (octet_length(result::text) <= 65536),
+    UNIQUE (tenant_id, uid)
+);
+
 INSERT INTO fullsend.meta (schema_version, oldest_program) VALUES (1, 1);

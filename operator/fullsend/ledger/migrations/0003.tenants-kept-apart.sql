@@ -69,6 +69,11 @@ CREATE POLICY own ON fullsend.list USING (tenant_id = (SELECT fullsend.current_t
 ALTER TABLE fullsend.member ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON fullsend.member USING (tenant_id = (SELECT fullsend.current_tenant_id()));
 
+-- A probe answers what the operator has asked, and asks nothing itself.
+ALTER TABLE fullsend.probe ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON fullsend.probe FOR SELECT USING (tenant_id = (SELECT fullsend.current_tenant_id()));
+CREATE POLICY change_own ON fullsend.probe FOR UPDATE USING (tenant_id = (SELECT fullsend.current_tenant_id()));
+
 -- What a recipient said to the whole installation binds every tenant, so every tenant may read it. A sender adds what a
 -- relay refused, an import what people said; what a relay refused is lifted again, what a person said never.
 ALTER TABLE fullsend.suppression ENABLE ROW LEVEL SECURITY;
