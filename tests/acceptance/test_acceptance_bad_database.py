@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -123,6 +126,38 @@ def test_a_database_that_comes_back_older_halts_the_campaign_and_nobody_is_maile
     assert 'spec.acknowledgedHalt to "ledger-went-back-' in result["message"]
     assert workspace.run().code == 3
     assert sink.copies() == dict.fromkeys(people, 1)
+
+
+def test_a_database_that_comes_back_with_senders_long_dead_ends_the_run_and_goes_on_once_acknowledged(
+    workspace: Workspace, server: Server
+):
+    people = workspace.recipients(400)
+    sink = workspace.sink({"replyDelay": 0.01})
+    workspace.campaign(sink.port)
+    with workspace.running() as run:
+        eventually("some mail", 60, lambda: len(sink.entries()) > 40)
+        run.kill()
+        for sender in workspace.senders():
+            os.kill(sender, signal.SIGKILL)
+    server.save()
+    outlive(server)
+    assert workspace.run().code == 0
+    server.restore()
+    outlive(server)
+    done = workspace.run(timeout=60)
+    assert done.code == 3, done.out
+    halt = re.search(r"ledger-went-back-\d+", done.result[0]["message"])
+    assert halt is not None
+    workspace.campaign(sink.port, spec={"acknowledgedHalt": halt[0]})
+    done = workspace.run()
+    assert done.code == 0, done.out
+    assert set(sink.copies()) == set(people)
+
+
+def outlive(server: Server) -> None:
+    """A minute, in which the leases of dead senders run out."""
+    with psycopg.connect(server.dsn, autocommit=True) as ledger:
+        ledger.execute("UPDATE fullsend.session SET heartbeat_at = heartbeat_at - interval '2 minutes'")
 
 
 def test_a_ledger_of_a_newer_program_is_left_alone(workspace: Workspace, server: Server):

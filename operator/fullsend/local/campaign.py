@@ -102,8 +102,10 @@ class LocalCampaign:
 
     @property
     def quiet(self) -> bool:
-        """Nobody sends for this campaign any more."""
-        return not (any(job.alive for job in self.jobs.all) or (self.view is not None and self.view.sessions))
+        """Nobody sends for this campaign any more. (A session past its lease may stay in the ledger: nobody sweeps one
+        that went back.)"""
+        alive = self.view is not None and any(not session.expired for session in self.view.sessions)
+        return not (alive or any(job.alive for job in self.jobs.all))
 
     @property
     def planned(self) -> bool:
