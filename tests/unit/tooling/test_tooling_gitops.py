@@ -65,6 +65,7 @@ def campaign(situation: Situation, *, generation: int = 3) -> dict[str, Any]:
         suspend=situation is S.SUSPENDED,
         senders_failing="",
         no_progress="",
+        reduced=("", ""),
         generation=3,
         previous=CampaignStatus(),
         now=NOW,
