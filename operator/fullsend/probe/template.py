@@ -2,16 +2,21 @@
 
 A template by itself lacks what a campaign adds: the author, perhaps the subject, the way to unsubscribe. Stand-ins take
 their place, so that what is wrong with the template itself is found before any campaign uses it; what depends on the
-campaign (its class, its unsubscribe block) is judged by the campaign's plan. Compiling happens in a process with limits
+campaign (its class, its unsubscribe block) is judged by the campaign's plan. A template that needs nothing of a
+recipient is rendered once, too; for others only a plan has the variables. Both happen in a process with limits
 (``message.limits``).
 """
 
 from __future__ import annotations
 
+import asyncio
+
 from fullsend.audience.rendering import compile_content
 from fullsend.audience.sources.base import Mounts
 from fullsend.errors import InvalidInput, SourceError
 from fullsend.message.compiled import CompiledMessage
+from fullsend.message.compose import Recipient
+from fullsend.message.limits import check_limited
 from fullsend.reconcile.probes import Answer, Outlook
 from fullsend.resources.fingerprint import FrozenContent
 from fullsend.resources.models import CampaignClass, Mailbox, MailTemplateSpec, MessageSpec, Unsubscribe
@@ -22,6 +27,7 @@ STAND_IN_SUBJECT = "Subject of the campaign"
 STAND_IN_UNSUBSCRIBE = Unsubscribe(
     url="https://example.invalid/{{ token }}", one_click=True, list_id="list-of-the-campaign.example.invalid"
 )
+NOBODY = Recipient("nobody@example.invalid", "0" * 32, {})
 VARIABLES = 200
 """Names that a status has room for."""
 
@@ -44,11 +50,14 @@ async def probe_template(spec: MailTemplateSpec, name: str, mounts: Mounts) -> A
     )
     try:
         compiled = await compile_content(content, name, mounts)
+        failures = await asyncio.to_thread(check_limited, compiled, [] if compiled.required else [NOBODY])
     except SourceError as error:
         return Answer(False, error.reason, f"{error}: create it, or name another in spec.attachments", Outlook.PERSON)
     except InvalidInput as error:
         text = "; ".join(_as_written(str(problem)) for problem in error.problems)
         return Answer(False, "DoesNotCompile", text, Outlook.EDIT)
+    if failures:
+        return Answer(False, "DoesNotRender", failures[0].why, Outlook.EDIT)
     return Answer(True, "Compiled", _summary(compiled), found=_found(spec, compiled, mounts))
 
 

@@ -137,7 +137,7 @@ ROWS: Mapping[ProbeSituation, ProbeRow] = {
     _S.NOT_READY: ProbeRow(
         "False",
         "a person must mend it, or what it names; probed again after an edit, and by itself unless only an edit helps",
-        "`DoesNotCompile`, `LoginRefused`, `TlsFailed`, `SecretMissing`, `MissingColumn` ...",
+        "`DoesNotCompile`, `DoesNotRender`, `LoginRefused`, `TlsFailed`, `SecretMissing`, `MissingColumn` ...",
         stalled=True,
     ),
 }
