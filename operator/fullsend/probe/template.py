@@ -50,7 +50,7 @@ async def probe_template(spec: MailTemplateSpec, name: str, mounts: Mounts) -> A
     )
     try:
         compiled = await compile_content(content, name, mounts)
-        failures = await asyncio.to_thread(check_limited, compiled, [] if compiled.required else [NOBODY])
+        failures = [] if compiled.required else await asyncio.to_thread(check_limited, compiled, [NOBODY])
     except SourceError as error:
         return Answer(False, error.reason, f"{error}: create it, or name another in spec.attachments", Outlook.PERSON)
     except InvalidInput as error:
