@@ -11,7 +11,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-postgres check format docs bench lock clean cluster cluster-stop cluster-programs \
-	image sbom
+	image sbom manifests
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,13 +50,16 @@ docs: .setup-dev ## write what comes from the code: pages of docs/, and crds/
 	$(PYTHON) tools/generate_docs.py
 	$(PYTHON) tools/generate_crds.py
 
+manifests: .setup-dev ## write manifests/ from the chart, with the Helm that cluster-programs builds
+	$(PYTHON) tools/generate_manifests.py $$($(PYTHON) tests/cluster/binaries.py | grep /helm-)/helm
+
 cluster: .setup-dev ## leave a Kubernetes control plane running, with crds/ in it and pods as local processes
 	$(PYTHON) tests/cluster/control_plane.py start
 
 cluster-stop: .setup-dev ## end it
 	$(PYTHON) tests/cluster/control_plane.py stop
 
-cluster-programs: .setup-dev ## build etcd, the API server and the like from pinned Go modules, once for this machine
+cluster-programs: .setup-dev ## build etcd, the API server, Helm and the like from pinned Go modules, once for this machine
 	$(PYTHON) tests/cluster/binaries.py
 
 # docker, podman and buildah agree on these arguments. IMAGE_ARGS="--build-arg BASE=..." starts from another base.

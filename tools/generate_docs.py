@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from ruamel.yaml import YAML
 
 from fullsend.controller.metrics import TABLE
 from fullsend.reconcile.conditions import condition_table
@@ -29,6 +31,7 @@ from fullsend.resources.transport import MailTransportSpec
 from fullsend.states import OPEN, SETTLED, TRANSITIONS, DeliveryState
 
 DOCS = Path(__file__).parents[1] / "docs"
+CHART = Path(__file__).parents[1] / "helm" / "fullsend"
 SCENARIOS = Path(__file__).parents[1] / "tests" / "scenarios"
 MADE = "<!-- Made by tools/generate_docs.py from the code; do not edit. -->"
 
@@ -201,7 +204,52 @@ def _test(scenario: Scenario) -> str:
     return f"[`{scenario.test}`](../tests/scenarios/{scenario.file})"
 
 
-PAGES = {"resources.md": resources, "conditions.md": conditions, "metrics.md": metrics}
+def configuration() -> Iterator[str]:
+    yield MADE
+    yield "# Values of the chart"
+    yield ""
+    yield "What `helm install fullsend helm/fullsend --set NAME=VALUE` may set; a name or a kind of value that isn't"
+    yield "here is refused."
+    yield ""
+    yield "| value | default | what it is |"
+    yield "|---|---|---|"
+    values = YAML(typ="rt").load(CHART / "values.yaml")
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    yield from _values(values, schema, "", (CHART / "values.yaml").read_text(encoding="utf-8").splitlines())
+
+
+def _values(values: Any, schema: dict[str, Any], prefix: str, lines: Sequence[str]) -> Iterator[str]:
+    """A row for each value that is one: of those with fixed parts, the parts."""
+    for name, value in values.items():
+        path, line = f"{prefix}{name}", values.lc.data[name][0]
+        part = schema["properties"][name]
+        text = _comment(lines, line)
+        if part.get("additionalProperties") is False and value and "$ref" not in part:
+            if text:
+                yield f"| `{path}` | | {text} |"
+            yield from _values(value, part, f"{path}.", lines)
+            continue
+        shown = json.dumps(value, default=dict) if value not in ("", None) else ""
+        choices = ", ".join(f"`{choice}`" for choice in part.get("enum", ()))
+        text = text or (f"One of {choices}." if choices else "As in Kubernetes.")
+        yield f"| `{path}` | {f'`{shown}`' if shown else ''} | {text} |"
+
+
+def _comment(lines: Sequence[str], line: int) -> str:
+    """What stands right above a line."""
+    found: list[str] = []
+    while line > 0 and lines[line - 1].lstrip().startswith("#"):
+        line -= 1
+        found.insert(0, lines[line].lstrip(" #"))
+    return " ".join(found).replace("|", "\\|")
+
+
+PAGES = {
+    "resources.md": resources,
+    "configuration.md": configuration,
+    "conditions.md": conditions,
+    "metrics.md": metrics,
+}
 SECTIONS: dict[str, dict[str, Callable[[], Iterator[str]]]] = {"reliability.md": {"scenarios": scenarios}}
 """Parts of pages that are written by hand, between ``<!-- made: NAME -->`` and ``<!-- end: NAME -->``."""
 

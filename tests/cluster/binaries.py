@@ -1,13 +1,15 @@
-"""The control plane's programs, built from pinned Go modules once per machine and kept outside the clone.
+"""The programs of a Kubernetes of one's own, built from pinned Go modules once per machine and kept outside the clone:
+a control plane, Helm, and what a node runs. Each is an entry of its own, so that a new Helm costs no new API server.
 
-The entry's name is the hash of everything that decides what is built, so that another clone uses the same one and a
+An entry's name is the hash of everything that decides what is built, so that another clone uses the same one and a
 changed pin makes a new one. Invariant: an entry without its ``ready`` mark, written last and under a lock, is never
 used.
 
-    python tests/cluster/binaries.py [--if-possible]      builds what is missing, prints the folder
+    python tests/cluster/binaries.py [--if-possible] [--node]     builds what is missing, prints the folders
 
-The first build takes 7 minutes on two idle cores and some 5 GB in Go's own caches; it needs a Go toolchain, which is
-fetched as a Python wheel where there is none. ``--if-possible``: say why it could not be built, and end well.
+The first build takes 9 minutes on two idle cores (a node's programs 3 more) and some 5 GB in Go's own caches; it needs
+a Go toolchain, which is fetched as a Python wheel where there is none. ``--if-possible``: say why it could not be
+built, and end well.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -29,30 +33,72 @@ sys.path.insert(0, str(HERE.parents[1] / "tools"))
 from setup_venv import cache_folder, is_ready, locked, say  # noqa: E402  # a script, not a package
 
 KUBERNETES = "v1.37.2"
-PROGRAMS = {
-    "etcd": "./etcd",
-    "kubectl": "k8s.io/kubernetes/cmd/kubectl",
-    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
-    "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
-    "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
-}
 _STAMP = "k8s.io/component-base/version"
-LINK = f"-s -w -X {_STAMP}.gitVersion={KUBERNETES} -X {_STAMP}.gitMajor=1 -X {_STAMP}.gitMinor=37"
+_STAMPED = f"-s -w -X {_STAMP}.gitVersion={KUBERNETES} -X {_STAMP}.gitMajor=1 -X {_STAMP}.gitMinor=37"
+_CONTAINERD = "github.com/containerd/containerd/v2/cmd"
+
+
+@dataclass(frozen=True)
+class Build:
+    """Programs of one Go module that are built together. ``sources``: files of our own, beside go.mod and go.sum."""
+
+    name: str
+    module: Path
+    programs: Mapping[str, str]
+    link: str = "-s -w"
+    tags: str = ""
+    sources: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the programs are, or will be."""
+        parts = [self.module / part for part in ("go.mod", "go.sum", *self.sources)]
+        settings = [part.encode() for part in (self.link, platform.machine(), self.tags) if part]
+        decides = b"\0".join([*settings, *(part.read_bytes() for part in parts)])
+        return cache_folder() / f"{self.name}-{hashlib.sha256(decides).hexdigest()[:16]}"
+
+
+CONTROL_PLANE = Build(
+    "cluster",
+    MODULE,
+    {
+        "etcd": "./etcd",
+        "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+        "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+        "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+        "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+    },
+    link=_STAMPED,
+    sources=("etcd/main.go",),
+)
+HELM = Build("helm", HERE / "modules" / "helm", {"helm": "helm.sh/helm/v4/cmd/helm"})
+NODE = (
+    Build(
+        "kubelet",
+        HERE / "modules" / "node",
+        {"kubelet": "k8s.io/kubernetes/cmd/kubelet", "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy"},
+        link=_STAMPED,
+    ),
+    Build(
+        "containerd",
+        HERE / "modules" / "containerd",
+        {name: f"{_CONTAINERD}/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")},
+        tags="no_btrfs no_devmapper no_zfs",
+    ),
+    Build("coredns", HERE / "modules" / "coredns", {"coredns": "github.com/coredns/coredns"}),
+)
 
 
 class CannotBuild(Exception):
     """The text tells a person what is missing."""
 
 
-def folder() -> Path:
-    """Where the programs are, or will be."""
-    parts = [MODULE / "go.mod", MODULE / "go.sum", MODULE / "etcd" / "main.go"]
-    decides = b"\0".join([LINK.encode(), platform.machine().encode(), *(part.read_bytes() for part in parts)])
-    return cache_folder() / f"cluster-{hashlib.sha256(decides).hexdigest()[:16]}"
+def folder(what: Build = CONTROL_PLANE) -> Path:
+    return what.folder
 
 
-def ready() -> bool:
-    return is_ready(folder())
+def ready(what: Build = CONTROL_PLANE) -> bool:
+    return is_ready(what.folder)
 
 
 def go_command() -> tuple[Path, dict[str, str]]:
@@ -86,16 +132,16 @@ def _toolchain() -> Path:
     return entry
 
 
-def build() -> Path:
+def build(what: Build = CONTROL_PLANE) -> Path:
     """The folder with the programs in it, built if need be. Raises CannotBuild."""
-    entry = folder()
+    entry = what.folder
     if is_ready(entry):
         return entry
     with locked(entry.with_suffix(".lock")):
         if is_ready(entry):
             return entry
         go, environment = go_command()
-        say(f"building a Kubernetes control plane into {entry}: once for this machine, 7 minutes or more")
+        say(f"building {', '.join(what.programs)} into {entry}: once for this machine, it takes minutes")
         shutil.rmtree(entry, ignore_errors=True)
         entry.mkdir(parents=True)
         fixed = {
@@ -105,10 +151,14 @@ def build() -> Path:
             "GOWORK": "off",
         }
         environment = {**os.environ, **environment, **fixed}
-        for name, package in PROGRAMS.items():
+        for name, package in what.programs.items():
             begun = time.monotonic()
-            command = [go, "build", "-trimpath", "-ldflags", LINK, "-o", entry / name, package]
-            if subprocess.run(command, cwd=MODULE, env=environment, stdout=sys.stderr).returncode:
+            command = [
+                *(go, "build", "-trimpath", "-ldflags", what.link),
+                *(("-tags", what.tags) if what.tags else ()),
+                *("-o", entry / name, package),
+            ]
+            if subprocess.run(command, cwd=what.module, env=environment, stdout=sys.stderr).returncode:
                 raise CannotBuild(f"{name} could not be built: see above")
             say(f"  {name}: {time.monotonic() - begun:.0f} s")
         (entry / "ready").touch()
@@ -117,9 +167,10 @@ def build() -> Path:
 
 def main(arguments: list[str]) -> int:
     try:
-        print(build())
+        for what in (CONTROL_PLANE, HELM, *(NODE if "--node" in arguments else ())):
+            print(build(what))
     except (CannotBuild, OSError) as failure:
-        say(f"no control plane: {failure}")
+        say(f"no programs for a cluster: {failure}")
         return 0 if "--if-possible" in arguments else 1
     return 0
 

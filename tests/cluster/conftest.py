@@ -18,6 +18,7 @@ import pytest
 from cluster import binaries
 from cluster.api import Api
 from cluster.control_plane import ControlPlane, control_plane
+from cluster.helm import Helm
 from cluster.kubectl import Kubectl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,14 @@ def _cluster() -> Iterator[Kubectl]:
         pytest.skip("no control plane: `make cluster-programs` builds one (or give FULLSEND_TEST_KUBECONFIG)")
     with control_plane() as plane:
         yield Kubectl(str(plane.kubectl), plane.admin, plane)
+
+
+@pytest.fixture(scope="session")
+def helm() -> Helm:
+    """Helm, with this clone's chart; without a cluster it renders."""
+    if not binaries.ready(binaries.HELM):
+        pytest.skip("no Helm: `make cluster-programs` builds one")
+    return Helm(str(binaries.HELM.folder / "helm"))
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from support.cluster_world import ClusterWorld
 from support.workspace import Workspace
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+FILES = ("base/namespace.yaml", "base/account.yaml", "base/user-roles.yaml", "cluster-wide/rights.yaml")
+RIGHTS = [part for name in FILES for part in ("-f", MANIFESTS / name)]
 HOME = "fullsend-system"
 ACCOUNT = f"system:serviceaccount:{HOME}:fullsend-operator"
 
@@ -20,14 +22,14 @@ ACCOUNT = f"system:serviceaccount:{HOME}:fullsend-operator"
 @pytest.fixture(scope="module", autouse=True)
 def _leaves_nothing(kubectl: Kubectl) -> Iterator[None]:
     yield
-    kubectl("delete", "-f", MANIFESTS / "rbac.yaml", "--ignore-not-found", "--wait=false")
+    kubectl("delete", *RIGHTS, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture
 def world(kubectl: Kubectl, namespace: str, tmp_path: Path, postgres_dsn: str) -> Iterator[ClusterWorld]:
     place = Workspace(tmp_path, postgres_dsn)
     made = ClusterWorld(kubectl, namespace, place)
-    kubectl("apply", "-f", MANIFESTS / "rbac.yaml")
+    kubectl("apply", *RIGHTS)
     yield made
     made.close()
     place.close()
@@ -57,7 +59,7 @@ def test_the_cluster_wide_rights_are_enough(world: ClusterWorld, plane: ControlP
 
 def test_the_rights_in_one_namespace_are_enough_for_it(world: ClusterWorld, plane: ControlPlane) -> None:
     world.kubectl("delete", "clusterrolebinding,clusterrole", "fullsend-operator")
-    world.kubectl("apply", "-n", world.namespace, "-f", MANIFESTS / "rbac-namespaced.yaml")
+    world.kubectl("apply", "-n", world.namespace, "-f", MANIFESTS / "namespaces/rights/rights.yaml")
     people = world.recipients(20)
     world.transport(world.place.sink().port)
     operator = world.operator("--cluster-id", "here", lease=HOME, kubeconfig=kubeconfig(world, plane))

@@ -155,7 +155,9 @@ class Operator:
                     break
                 except ApiError as error:
                     if not (error.away or error.missing):
-                        raise InvalidInput([Problem(kind.plural, str(error), "see manifests/rbac.yaml")]) from error
+                        raise InvalidInput(
+                            [Problem(kind.plural, str(error), "see docs/security.md for its rights")]
+                        ) from error
                     log.warning("waiting for %s: %s", kind.plural, error)
                     await asyncio.sleep(2)
 

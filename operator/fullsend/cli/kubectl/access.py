@@ -123,7 +123,7 @@ def _rights(said: str) -> str:
         role = "fullsend-viewer"
     else:
         role = "fullsend-ledger-user"
-    return f"ask for the ClusterRole {role} in this namespace (manifests/rbac.yaml)"
+    return f"ask for the ClusterRole {role} in this namespace (manifests/base/user-roles.yaml)"
 
 
 def access_options(command: Callable[..., R]) -> Callable[..., R]:

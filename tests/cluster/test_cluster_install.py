@@ -1,0 +1,161 @@
+"""The chart and the manifests before a real API server: all of it is accepted, the policies hold, the kinds stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.chart_values import DATABASE, INSTALLATIONS
+from cluster.control_plane import ControlPlane
+from cluster.helm import CHART, ROOT, Helm
+from cluster.kubectl import Kubectl
+
+RELEASE = "fullsend"
+
+
+@pytest.mark.parametrize("values", INSTALLATIONS.values(), ids=list(INSTALLATIONS))
+def test_the_api_server_takes_all_that_is_rendered(
+    helm: Helm, kubectl: Kubectl, namespace: str, values: dict[str, Any]
+) -> None:
+    here = {**values, **({"namespaces": [namespace]} if values.get("namespaces") else {})}
+    text = helm("template", RELEASE, CHART, "--namespace", namespace, values=here)
+    dry = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts")
+    done = kubectl.run(*dry, "-f", "-", given=text)
+    assert done.returncode == 0, done.stderr
+    assert "violate PodSecurity" not in done.stderr
+
+
+def test_the_api_server_takes_the_manifests_in_a_namespace_of_restricted_pods(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", ROOT / "manifests/base/namespace.yaml")  # the rest of a dry run wants it
+    try:
+        done = kubectl.run("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-k", ROOT / "manifests")
+        assert done.returncode == 0, done.stderr
+        assert "PodSecurity" not in done.stderr
+    finally:
+        kubectl("delete", "namespace", "fullsend-system", "--wait=false")
+
+
+class Installed:
+    """A release for one namespace, without pods: what else it does is what counts here."""
+
+    def __init__(self, helm: Helm, kubectl: Kubectl, namespace: str) -> None:
+        self.helm = Helm(helm.program, kubectl.kubeconfig)
+        self.kubectl = kubectl
+        self.namespace = namespace
+        self.account = f"system:serviceaccount:{namespace}:fullsend-operator"
+
+    def values(self, **more: Any) -> dict[str, Any]:
+        one = {"database": DATABASE, "namespaces": [self.namespace], "clusterId": "here", "operator": {"replicas": 0}}
+        return {**one, **more}
+
+    def change(self, verb: str, **more: Any) -> str:
+        return self.helm(verb, RELEASE, CHART, "-n", self.namespace, "--take-ownership", values=self.values(**more))
+
+    def may_apply(self, user: str, thing: dict[str, Any]) -> str:
+        """Why not; "" where it may."""
+        groups = () if user.startswith("system:") else ("--as-group=system:authenticated",)
+        asked = self.kubectl.run(
+            *("create", "--dry-run=server", "-n", self.namespace, f"--as={user}", *groups, "-f", "-"),
+            given=json.dumps(thing),
+        )
+        return "" if asked.returncode == 0 else asked.stderr
+
+
+@pytest.fixture
+def installed(helm: Helm, kubectl: Kubectl, namespace: str, plane: ControlPlane) -> Iterator[Installed]:
+    made = Installed(helm, kubectl, namespace)
+    made.change("install")
+    yield made
+    made.helm.run("uninstall", RELEASE, "-n", namespace)
+
+
+def secret(name: str, **fields: Any) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, **fields}
+
+
+def pod(**spec: Any) -> dict[str, Any]:
+    body = {"containers": [{"name": "it", "image": "it", **spec.pop("container", {})}], **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "it"}, "spec": body}
+
+
+def job(template: dict[str, Any]) -> dict[str, Any]:
+    body = {"template": {"spec": {**template["spec"], "restartPolicy": "Never"}}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "it"}, "spec": body}
+
+
+MOUNTED = {"volumes": [{"name": "v", "secret": {"secretName": "fullsend-ledger"}}]}
+PROJECTED = {"volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "fullsend-ledger"}}]}}]}
+ENVIRONMENT = {"container": {"envFrom": [{"secretRef": {"name": "fullsend-ledger"}}]}}
+VARIABLE = {
+    "container": {
+        "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "fullsend-ledger", "key": "dsn"}}}],
+    }
+}
+STARTER = {
+    "initContainers": [{"name": "i", "image": "it", "envFrom": [{"secretRef": {"name": "fullsend-ledger"}}]}],
+}
+
+
+def give(kubectl: Kubectl, namespace: str, user: str, resource: str) -> None:
+    verbs = {"pods": "create", "jobs.batch": "create", "secrets": "get,create,update,patch"}[resource]
+    name = f"{user}-{resource.partition('.')[0]}"
+    kubectl("create", "role", name, f"--verb={verbs}", f"--resource={resource}", "-n", namespace)
+    kubectl("create", "rolebinding", name, f"--role={name}", f"--user={user}", "-n", namespace)
+
+
+def test_nobody_but_the_operator_writes_the_ledgers_secret(installed: Installed) -> None:
+    for user in ("writer", installed.account):  # its own right is for an apply by name, kubectl creates by POST
+        give(installed.kubectl, installed.namespace, user, "secrets")
+    assert "the operator's" in installed.may_apply("writer", secret("fullsend-ledger"))
+    assert installed.may_apply("writer", secret("another")) == ""
+    assert installed.may_apply(installed.account, secret("fullsend-ledger")) == ""
+    ours = secret("fullsend-ledger", type="fullsend.dev/ledger", stringData={"dsn": "x"})
+    installed.kubectl("create", "-n", installed.namespace, f"--as={installed.account}", "-f", "-", given=ours)
+    patch = ("patch", "secret", "fullsend-ledger", "-n", installed.namespace, "--as=writer", "-p")
+    done = installed.kubectl.run(*patch, '{"stringData": {"dsn": "y"}}')
+    assert "the operator's" in done.stderr
+
+
+@pytest.mark.parametrize("way", [MOUNTED, PROJECTED, ENVIRONMENT, VARIABLE, STARTER])
+def test_no_pod_has_the_ledgers_secret_but_those_of_campaigns_and_of_who_may_read_it(
+    installed: Installed, way: dict[str, Any]
+) -> None:
+    kubectl, namespace = installed.kubectl, installed.namespace
+    for resource in ("pods", "jobs.batch"):
+        give(kubectl, namespace, "maker", resource)
+    reads = ("create", "rolebinding", "reads", "--clusterrole=fullsend-ledger-user", "--user=reader", "-n", namespace)
+    kubectl(*reads)
+    assert "login to the ledger" in installed.may_apply("maker", pod(**way))
+    assert "login to the ledger" in installed.may_apply("maker", job(pod(**way)))
+    assert installed.may_apply("maker", pod()) == ""
+    assert installed.may_apply("maker", job(pod())) == ""
+    assert installed.may_apply("reader", pod(**way)) == ""
+    assert installed.may_apply(installed.account, job(pod(**way))) == ""
+    assert installed.may_apply("system:serviceaccount:kube-system:job-controller", pod(**way)) == ""
+
+
+def test_the_kinds_outlive_the_release_and_another_takes_them_over(installed: Installed, kubectl: Kubectl) -> None:
+    told = installed.helm("uninstall", RELEASE, "-n", installed.namespace)
+    assert "kept due to the resource policy" in told
+    kinds = kubectl("get", "crd", "-o", "name")
+    assert kinds.count("fullsend.dev") == 4
+    installed.change("install")
+    installed.change("upgrade")
+
+
+def test_an_upgrade_brings_changed_kinds(installed: Installed, kubectl: Kubectl, tmp_path: Path) -> None:
+    kubectl("patch", "crd", "audiences.fullsend.dev", "--type=json", "-p", _drop_columns())
+    columns = "jsonpath={.spec.versions[0].additionalPrinterColumns[*].name}"
+    assert kubectl("get", "crd", "audiences.fullsend.dev", "-o", columns) == ""
+    installed.helm(
+        *("upgrade", RELEASE, CHART, "-n", installed.namespace, "--force-conflicts"), values=installed.values()
+    )
+    assert kubectl("get", "crd", "audiences.fullsend.dev", "-o", columns) != ""
+
+
+def _drop_columns() -> str:
+    return json.dumps([{"op": "remove", "path": "/spec/versions/0/additionalPrinterColumns"}])
