@@ -25,7 +25,7 @@ from fullsend.errors import FullsendError, InvalidInput, Problem
 from fullsend.local.campaign import LocalCampaign
 from fullsend.local.run import ExitCode
 
-SAMPLES = Path("manifests/samples")
+SAMPLES = Path("manifests/demo")
 PORT = 2525  # the one that the sample's transport names
 KILL_AT = 0.4
 """Share of the recipients after which a sender is killed: in the middle, by any clock."""
