@@ -64,14 +64,13 @@ def exec_handler(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamRe
 
 async def _start(pod: Path, container: str, command: list[str]) -> asyncio.subprocess.Process:
     pid = int((pod / f"{container}.pid").read_text())
-    proc = Path(f"/proc/{pid}")
     replaced = pod / f"{container}.moved.json"
     if replaced.exists():
         mounts = [(Path(source), target, True) for source, target in json.loads(replaced.read_text())]
         command = [moved(word, mounts) for word in command]
     else:
         for _ in range(100):  # until it has its root
-            if os.readlink(proc / "root") != "/":
+            if os.readlink(f"/proc/{pid}/root") != "/":
                 break
             await asyncio.sleep(LOOK_EVERY)
         command = [NSENTER, f"--target={pid}", "--mount", "--root", "--wd", "--", *command]
@@ -81,14 +80,9 @@ async def _start(pod: Path, container: str, command: list[str]) -> asyncio.subpr
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(proc),
+        env=json.loads((pod / f"{container}.env.json").read_text()),
         start_new_session=True,
     )
-
-
-def _environment(proc: Path) -> Mapping[str, str]:
-    pairs = (entry.partition("=") for entry in (proc / "environ").read_text().split("\0") if entry)
-    return {name: value for name, _, value in pairs}
 
 
 async def _pump(source: asyncio.StreamReader | None, channel: int, socket: web.WebSocketResponse) -> None:

@@ -209,6 +209,7 @@ class Life:
             told = [[str(source), target] for source, target, _ in mounts]
             (self._pod.folder / f"{container.name}.moved.json").write_text(json.dumps(told))  # for exec
             env = {name: moved(value, mounts) for name, value in env.items()}
+        (self._pod.folder / f"{container.name}.env.json").write_text(json.dumps(env))  # for exec
         (self._pod.folder / "logs").mkdir(exist_ok=True)
         with (self._pod.folder / "logs" / container.name).open("ab") as log:
             try:

@@ -109,7 +109,7 @@ def receive(stream: BinaryIO, target: Path) -> None:
                 raise TornUpload(f"the connection broke after {file.tell() + len(piece)} bytes")
             seen.update(piece)
             file.write(piece)
-        if stream.readline().strip().decode("ascii", "replace") != seen.hexdigest():
+        if stream.readline() != seen.hexdigest().encode() + b"\n":
             raise TornUpload(f"the {file.tell()} bytes that arrived are not what was sent")
 
 

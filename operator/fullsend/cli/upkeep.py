@@ -52,11 +52,12 @@ async def migrate(wait: int, where: Where) -> None:
     help="Reopen the recipients in this state. May be given several times.",
 )
 @click.option("--address", "addresses", multiple=True, help="Reopen only this recipient. May be given several times.")
+@click.option("--ask", is_flag=True, help="Of a cluster's operator: it reopens them within seconds.")
 @namespace_option
 @where_options
 @runs
 async def retry(
-    campaign: str, states: tuple[str, ...], addresses: tuple[str, ...], namespace: str, where: Where
+    campaign: str, states: tuple[str, ...], addresses: tuple[str, ...], ask: bool, namespace: str, where: Where
 ) -> None:
     """Reopen exactly the recipients named, by state, by address, or by both; then run the campaign again.
 
@@ -72,6 +73,9 @@ async def retry(
         await campaigns.request_reopen(
             db, found, id=f"cli-{uuid.uuid4().hex[:12]}", states=wanted, identities=hashes or None
         )
+        if ask:
+            click.echo("asked: the operator reopens them within seconds")
+            return
         reopened = await campaigns.carry_out_reopen(db, found)
     click.echo(f"{reopened} reopened" + ("; run the campaign again to send to them" if reopened else ""))
 

@@ -32,6 +32,9 @@ DEADLINE: Final = 3600
 """Seconds a pod may take to answer: a report of ten million rows takes minutes."""
 IMPORT_DEADLINE: Final = 12 * 3600
 """Of a file of any size over any line."""
+ENDED: Final = "command terminated with exit code"
+KUBECTLS: Final = ("Error from server", "error: ", ENDED)
+"""How lines begin that kubectl itself says. The command in the pod always ends with 0."""
 CREDENTIALS: Final = (("credentialsSecretRef", ("username", "password")), ("caSecretRef", ("ca.crt",)))
 """Of a MailTransport: which keys of its Secrets a test message needs, as a sender does."""
 
@@ -191,7 +194,9 @@ def converse(access: Access, name: str, request: Request, upload: BinaryIO | Non
     if problems:
         raise FullsendError(f"the file can't be read: {problems[0]}. Nothing was imported") from problems[0]
     if not last and failures:
-        raise failure("".join(failures))
+        raise failure(
+            "".join(failures).replace(ENDED, f"pod {name} can't answer; is its image of this version? {ENDED}")
+        )
     if not last:
         raise FullsendError(_broken(access, name, upload is not None))
     if (last[0].length, last[0].digest) != (length, digest.hexdigest()):
@@ -225,7 +230,7 @@ def _listen(stderr: BinaryIO, last: list[Ending], failures: list[str]) -> None:
         if (ending := Ending.read(text)) is not None:
             last.append(ending)
             return
-        if text.startswith(("Error from server", "error: ")):
+        if text.startswith(KUBECTLS):
             failures.append(text)
             continue
         if blank:

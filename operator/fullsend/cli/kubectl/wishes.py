@@ -8,6 +8,7 @@ the spec; where Git sets it, the person is told that Git will win.
 from __future__ import annotations
 
 import json
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -18,8 +19,6 @@ from fullsend.cli.kubectl.access import Access, Object, access_options, invalid,
 from fullsend.cli.kubectl.git import warnings
 
 SUSPEND: Final = "fullsend.dev/suspend"  # as in controller.names, whose import would take as long as all the rest
-RETRIED: Final = "fullsend.dev/retried"
-"""Annotation: the last retry of people by address. Writing it is an event, and the operator looks at once."""
 STATES: Final = ("cancelled", "expired", "held", "rejected", "unrenderable")
 WENT_BACK: Final = "LedgerWentBack"
 
@@ -131,19 +130,15 @@ def retry(campaign: str, states: tuple[str, ...], addresses: tuple[str, ...], ac
     found = access.campaign(campaign)
     if (found.get("spec") or {}).get("cancel"):
         raise invalid(where(found), "has spec.cancel: it would be cancelled again", "set spec.cancel to false first")
-    id_ = f"kubectl-{uuid.uuid4().hex[:12]}"
     if not addresses:
-        body = {"spec": {"reopen": {"id": id_, "states": list(states)}}}
+        body = {"spec": {"reopen": {"id": f"kubectl-{uuid.uuid4().hex[:12]}", "states": list(states)}}}
         _wish(access, found, output, f"to retry: {', '.join(states)}", body, ["spec.reopen"])
         return
     from fullsend.cli.kubectl.asking import ask  # a pod: only who names people needs one
 
     of_states = [word for state in states for word in ("--state-of", state)]
     of_people = [word for address in addresses for word in ("--address", address)]
-    code = ask(access, found["metadata"]["name"], "retry", [*of_states, *of_people])
-    if code == 0:
-        access.patch_campaign(campaign, {"metadata": {"annotations": {RETRIED: id_}}})
-    raise SystemExit(code)
+    sys.exit(ask(access, found["metadata"]["name"], "retry", ["--ask", *of_states, *of_people]))
 
 
 def _wish(
