@@ -31,24 +31,28 @@ def _relay(name: str, port: int) -> dict[str, Any]:
 
 
 def test_complete_failed_halted_and_cancelled(workspace: Workspace):
-    """Five campaigns to the same 30 people: over a good relay, with unknown mailboxes, with full ones, over a relay
+    """Five campaigns to 30 people each: over a good relay, with unknown mailboxes, with full ones, over a relay
     that refuses the sender, and cancelled in a rollout.
 
     Fullsend: Complete has a proof that holds over all rows; the others say by count who is missing, and claim nothing.
     """
     people = workspace.recipients(30)
+    # A mailbox that does not exist is suppressed for the whole namespace: no other campaign may count on it.
+    others = workspace.recipients(30, domain="other.example", file="others.csv")
     sinks = {
         "all": workspace.sink(),
-        "some": workspace.sink({"rules": [{"fault": "UnknownMailbox", "match": people[4]}]}),
+        "some": workspace.sink({"rules": [{"fault": "UnknownMailbox", "match": others[4]}]}),
         "full": workspace.sink({"rules": [{"fault": "MailboxFull", "match": people[5]}]}),
         "blocked": workspace.sink("blocked"),
         "rollout": workspace.sink(),
     }
     common = (
         declared("Audience", "people", {"csv": {"file": "people.csv"}}),
+        declared("Audience", "others", {"csv": {"file": "others.csv"}}),
         *(_relay(name, sink.port) for name, sink in sinks.items()),
     )
-    kept = [_campaign(name, name) for name in sinks if name != "rollout"]
+    kept = [_campaign(name, name) for name in ("all", "full", "blocked")]
+    kept.append(_campaign("some", "some", audiences=[{"name": "others"}]))
     workspace.write(*common, *kept, _campaign("rollout", "rollout", rollout={"first": 10}))
     assert workspace.run().code == 5
     workspace.write(*common, *kept, _campaign("rollout", "rollout", rollout={"first": 10}, cancel=True))
@@ -73,7 +77,7 @@ def test_complete_failed_halted_and_cancelled(workspace: Workspace):
     assert reports["rollout"]["counts"]["cancelled"] == 20
     assert reports["blocked"]["breaker"]["needsPerson"]
     assert account(people, sinks["all"]) == EVERYBODY_ONCE
-    assert account([who for who in people if who != people[4]], sinks["some"]) == EVERYBODY_ONCE
+    assert account([who for who in others if who != others[4]], sinks["some"]) == EVERYBODY_ONCE
     assert account([who for who in people if who != people[5]], sinks["full"]) == EVERYBODY_ONCE
     assert account([], sinks["blocked"]) == EVERYBODY_ONCE
     assert sinks["rollout"].copies().total() == 10
