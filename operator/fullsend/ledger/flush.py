@@ -111,7 +111,8 @@ def guarding(session: OpenedSession, *, however_old: bool = False) -> Params:
 async def in_session(
     db: Database, session: OpenedSession, *statements: tuple[str, Params], however_old: bool = False
 ) -> tuple[bool, list[list[TupleRow]]]:
-    """One unit under the session's lock: whether the session is live, and the rows of each statement.
+    """One unit under the session's lock: whether the session is live, and the rows of each statement. What a statement
+    says of the counters' revision, the caller gives to ``session.told``.
 
     Raises LedgerWentBack, with nothing done, in a ledger older than what this session was told, and ever after.
     ``however_old``: only where the session is not in it.
@@ -120,17 +121,12 @@ async def in_session(
     if not however_old:
         memory.check()
     try:
-        lock, *rows, after = await db.unit(
-            ("lock_session", guarding(session, however_old=however_old)),
-            *statements,
-            ("session_revision", {"session": session.id}),
-        )
+        lock, *rows = await db.unit(("lock_session", guarding(session, however_old=however_old)), *statements)
         if not lock:
             raise LedgerWentBack(f"The ledger is older than it was: session {session.id} is not in it.")
     except LedgerWentBack as error:
         memory.went_back = str(error)
         raise
-    memory.hear(after[0][0])
     return lock == [(True,)], rows
 
 
@@ -168,7 +164,10 @@ async def flush(db: Database, session: OpenedSession, *, arm: Sequence[Arm], rec
         return Flushed(frozenset(), frozenset(), frozenset(), live=False)  # it knows nothing of these attempts
     if not live and not record:
         raise SessionFenced(f"Session {session.id} was fenced: nothing more may be claimed or armed under it.")
-    decided = {Seq(seq): armed for seq, armed in results[-1]} if arm else {}
+    if live:
+        for rows in results:
+            session.told.hear(rows)
+    decided = {Seq(seq): armed for seq, armed, _ in results[-1]} if arm else {}
     armed = frozenset(seq for seq, is_armed in decided.items() if is_armed)
     return Flushed(
         armed=armed,

@@ -70,8 +70,10 @@ class Told:
     campaign_revision: int = 0
     went_back: str = ""
 
-    def hear(self, revision: int) -> None:
-        self.revision = max(self.revision, revision)
+    def hear(self, rows: Sequence[TupleRow]) -> None:
+        """What a statement that moves rows answered: each ends with the counters' revision after it."""
+        for row in rows[:1]:
+            self.revision = max(self.revision, row[-1])
 
     def hear_of_campaign(self, revision: int) -> None:
         """Raises LedgerWentBack where it is behind what was heard before."""
@@ -205,11 +207,12 @@ async def _claim(db: Database, name: str, session: OpenedSession, params: Mappin
     live, (_, rows) = await in_session(db, session, ("walk_in_order", {}), (name, {**key, **params}))
     if not live:
         raise SessionFenced(f"Session {session.id} was fenced: nothing more may be claimed or armed under it.")
+    session.told.hear(rows)
     return [_claimed(row) for row in rows]
 
 
 def _claimed(row: TupleRow) -> Claimed:
-    seq, address, identity_hash, variables, token, domain, attempts, unknowns, charges, charged_since = row
+    seq, address, identity_hash, variables, token, domain, attempts, unknowns, charges, charged_since, _ = row
     return Claimed(
         seq, address, identity_hash, variables, token, domain, attempts, unknowns, charges, utc_or_none(charged_since)
     )
@@ -238,7 +241,10 @@ async def give_back(db: Database, session: OpenedSession, seqs: Sequence[Seq]) -
     live, (rows,) = await in_session(db, session, ("give_back", {**key, "seqs": list(seqs)}))
     if not live:
         raise SessionFenced(f"Session {session.id} was fenced: others have its rows.")
-    return int(rows[0][0])
+    given_back = int(rows[0][0])
+    if given_back:
+        session.told.hear(rows)
+    return given_back
 
 
 async def held(db: Database, session: OpenedSession) -> list[tuple[Seq, DeliveryState]]:

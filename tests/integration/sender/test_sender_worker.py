@@ -450,9 +450,10 @@ async def test_a_halt_for_a_ledger_that_went_back_does_not_wait_for_replies(post
         here = await place(postgres_dsn, ledger, sink, 40)
         async with here.sender() as sender:
             await until(lambda: here.count(S.ARMED))
+            await asyncio.sleep(0.5)  # for content to be on the wire
             await world.sql(ledger, "UPDATE fullsend.counter SET revision = 0 WHERE session_id > 0")
-            await until(lambda: _halted(here), seconds=3.0)
-            assert not sender.running.done()
+            await until(lambda: _halted(here))
+            assert not await here.count(S.ACCEPTED), "no reply has come yet"
             assert await sender.ends() is Ended.WENT_BACK
         assert len(copies(sink)) == await here.count(S.ACCEPTED)
 

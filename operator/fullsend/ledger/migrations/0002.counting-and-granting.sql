@@ -12,7 +12,7 @@ CREATE AGGREGATE fullsend.add_all (bigint[]) (SFUNC = fullsend.add_up, STYPE = b
 
 -- Adds what p_becomes gained and p_was lost to one counter row, in the caller's transaction. Both arrays have one
 -- element a row that moved (p_was is empty for rows that are new). p_took_ms and p_took, where moves are the ends of
--- attempts: how long they took in all, and how many by duration.
+-- attempts: how long they took in all, and how many by duration. Returns the counter's new revision, null if none moved.
 CREATE FUNCTION fullsend.count_moves(
     p_campaign bigint,
     p_session bigint,
@@ -22,10 +22,12 @@ CREATE FUNCTION fullsend.count_moves(
     p_resent bigint,
     p_took_ms bigint DEFAULT 0,
     p_took bigint[] DEFAULT '{}'
-) RETURNS void LANGUAGE plpgsql AS $$
+) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    v_revision bigint;
 BEGIN
     IF coalesce(cardinality(p_becomes), 0) = 0 THEN
-        RETURN;
+        RETURN NULL;
     END IF;
     INSERT INTO fullsend.counter AS c (
         campaign_id, session_id, tenant_id, revision, resent, last_settled_at,
@@ -84,31 +86,17 @@ BEGIN
         tried_deferred = c.tried_deferred + excluded.tried_deferred,
         tried_unknown = c.tried_unknown + excluded.tried_unknown,
         took_ms = c.took_ms + excluded.took_ms,
-        took = fullsend.add_up(c.took, excluded.took);
+        took = fullsend.add_up(c.took, excluded.took)
+    RETURNING c.revision INTO v_revision;
+    RETURN v_revision;
 END
 $$;
 
--- How often a session has moved rows, by its counters: only it moves them, so this never falls in one ledger.
-CREATE FUNCTION fullsend.session_revision(p_session bigint) RETURNS bigint LANGUAGE sql STABLE AS $$
-    SELECT coalesce(
-        (SELECT c.revision FROM fullsend.counter AS c WHERE c.campaign_id = s.campaign_id AND c.session_id = s.id),
-        s.last_revision
-    ) FROM fullsend.session AS s WHERE s.id = p_session
-$$;
-
--- Ends the transaction of a sender that was told more than this ledger knows, or whose session is another's here.
-CREATE FUNCTION fullsend.as_told(p_session bigint, p_same boolean, p_told bigint) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    v_revision bigint := fullsend.session_revision(p_session);
+-- Ends the transaction of a sender that was told more of its session than this ledger knows, or has another of its number.
+CREATE FUNCTION fullsend.went_back(p_session bigint, p_told bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    IF NOT p_same THEN
-        RAISE EXCEPTION 'session % is another one here', p_session USING ERRCODE = 'FS001';
-    END IF;
-    IF v_revision < p_told THEN
-        RAISE EXCEPTION 'session % is at revision % here, and was told % before', p_session, v_revision, p_told
-            USING ERRCODE = 'FS001';
-    END IF;
-    RETURN true;
+    RAISE EXCEPTION 'session % is not here as it was, after % moves', p_session, p_told
+        USING ERRCODE = 'FS001';
 END
 $$;
 

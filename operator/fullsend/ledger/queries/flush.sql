@@ -37,7 +37,7 @@ WITH open AS MATERIALIZED (
     SELECT count(*) FILTER (WHERE m.state = 'armed') AS armed,
         fullsend.count_moves(%(campaign)s, %(session)s, %(tenant)s,
             array_agg('claimed'::fullsend.delivery_state), array_agg(m.state),
-            count(*) FILTER (WHERE m.state = 'armed' AND m.unknowns > 0))
+            count(*) FILTER (WHERE m.state = 'armed' AND m.unknowns > 0)) AS revision
     FROM moved AS m
 ), spent AS (
     UPDATE fullsend.session AS s
@@ -46,7 +46,7 @@ WITH open AS MATERIALIZED (
     FROM open AS o, sums AS n
     WHERE s.id = %(session)s AND n.armed > 0 AND (o.metered OR s.first_armed_at IS NULL)
 )
-SELECT m.seq, m.state = 'armed' FROM sums, moved AS m;
+SELECT m.seq, m.state = 'armed', sums.revision FROM sums, moved AS m;
 
 -- record --
 -- What became of armed rows, by a living session; by a dead one only that a message was accepted

@@ -14,10 +14,6 @@ SET heartbeat_at = clock_timestamp(), connections = coalesce(%(connections)s, co
     reply_ms = coalesce(%(reply_ms)s, reply_ms)
 WHERE id = %(session)s AND fenced_at IS NULL AND ended_at IS NULL;
 
--- session_revision --
--- What is told to the session at the end of a unit: it is held against the ledger at the next
-SELECT fullsend.session_revision(%(session)s);
-
 -- share_connections --
 -- How many connections the session may hold from now on
 SELECT fullsend.share_connections(%(session)s, %(open)s);
@@ -49,8 +45,10 @@ WHERE s.id = %(session)s;
 -- lock_session --
 -- The guard: every write of a sender waits here first, so that what follows sees all that was done to the session; it
 -- fails in a ledger that is older than what the sender was told
-SELECT fullsend.as_told(s.id, s.started_at = %(started)s, %(told)s) AND s.fenced_at IS NULL AND s.ended_at IS NULL AS live
-FROM fullsend.session AS s WHERE s.id = %(session)s FOR UPDATE;
+SELECT CASE WHEN s.started_at = %(started)s AND %(told)s <= coalesce((
+        SELECT c.revision FROM fullsend.counter AS c WHERE c.campaign_id = s.campaign_id AND c.session_id = s.id
+    ), s.last_revision) THEN s.fenced_at IS NULL AND s.ended_at IS NULL ELSE fullsend.went_back(s.id, %(told)s) END AS live
+FROM fullsend.session AS s WHERE s.id = %(session)s FOR UPDATE OF s;
 
 -- walk_in_order --
 -- For this transaction: claim by walking the index. Of a campaign that was sealed a moment ago the planner knows nothing,
@@ -85,11 +83,11 @@ WITH open AS MATERIALIZED (
     RETURNING d.seq, d.attempts, d.unknowns, d.charges, d.first_charged_at
 ), counted AS MATERIALIZED (
     SELECT fullsend.count_moves(%(campaign)s, %(session)s, %(tenant)s,
-        array_agg('pending'::fullsend.delivery_state), array_agg('claimed'::fullsend.delivery_state), 0)
+        array_agg('pending'::fullsend.delivery_state), array_agg('claimed'::fullsend.delivery_state), 0) AS revision
     FROM claimed
 )
 SELECT c.seq, r.address, r.identity_hash, r.variables, r.token, r.domain, c.attempts, c.unknowns, c.charges,
-    c.first_charged_at
+    c.first_charged_at, counted.revision
 FROM counted, claimed AS c
 CROSS JOIN LATERAL (
     SELECT * FROM fullsend.recipient AS x WHERE x.campaign_id = %(campaign)s AND x.seq = c.seq OFFSET 0
@@ -113,11 +111,11 @@ WITH open AS MATERIALIZED (
     RETURNING d.seq, d.attempts, d.unknowns, d.charges, d.first_charged_at
 ), counted AS MATERIALIZED (
     SELECT fullsend.count_moves(%(campaign)s, %(session)s, %(tenant)s,
-        array_agg(p.state), array_agg('claimed'::fullsend.delivery_state), 0)
+        array_agg(p.state), array_agg('claimed'::fullsend.delivery_state), 0) AS revision
     FROM picked AS p WHERE (SELECT count(*) FROM claimed) > 0
 )
 SELECT c.seq, r.address, r.identity_hash, r.variables, r.token, r.domain, c.attempts, c.unknowns, c.charges,
-    c.first_charged_at
+    c.first_charged_at, counted.revision
 FROM counted, claimed AS c
 JOIN picked AS p ON p.seq = c.seq
 CROSS JOIN LATERAL (
@@ -210,7 +208,9 @@ FROM moved AS m;
 -- end_session --
 -- Nothing of the session is left
 UPDATE fullsend.session AS s
-SET ended_at = clock_timestamp(), end_reason = %(reason)s, tokens = 0, last_revision = fullsend.session_revision(s.id)
+SET ended_at = clock_timestamp(), end_reason = %(reason)s, tokens = 0, last_revision = coalesce((
+        SELECT c.revision FROM fullsend.counter AS c WHERE c.campaign_id = s.campaign_id AND c.session_id = s.id
+    ), s.last_revision)
 WHERE id = %(session)s AND ended_at IS NULL;
 
 -- fold_counters --
