@@ -27,7 +27,8 @@ EXAMPLES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class RenderCheck:
-    """``failed`` of ``checked`` sampled recipients have no message; ``examples`` name the rows of some and say why."""
+    """``failed`` of ``checked`` sampled recipients have no message; ``examples`` name the rows of some and say why,
+    each reason once."""
 
     checked: int
     failed: int
@@ -47,7 +48,10 @@ async def check(compiled: CompiledMessage, sample: Sequence[Candidate]) -> Rende
     bodies = replace(compiled, segments=tuple(b"" for _ in compiled.segments))
     recipients = [Recipient(each.address, each.token, json.loads(each.variables)) for each in sample]
     failures = await asyncio.to_thread(check_limited, bodies, recipients)
-    examples = tuple(f"{sample[failure.index].where}: {failure.why}" for failure in failures[:EXAMPLES])
+    rows: dict[str, list[str]] = {}
+    for failure in failures[:EXAMPLES]:
+        rows.setdefault(failure.why, []).append(sample[failure.index].where)
+    examples = tuple(f"{', '.join(where)}: {why}" for why, where in rows.items())
     return RenderCheck(len(sample), len(failures), examples)
 
 

@@ -145,6 +145,7 @@ async def test_at_most_five_examples_are_told(world: World) -> None:
     view = await planned(world, campaign)
     assert view.render_failed == 9
     assert view.message.count("june, row ") == 5
+    assert view.message.count("division by zero") == 1, "the same sentence is said once"
 
 
 async def test_a_message_that_nobody_can_get_fails_the_plan(world: World) -> None:
