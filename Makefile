@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-postgres check format docs bench lock clean cluster cluster-stop cluster-programs \
+.PHONY: help setup demo test test-postgres chaos fuzz check format docs bench lock clean cluster cluster-stop cluster-programs \
 	image sbom manifests
 
 help: ## show this list
@@ -33,6 +33,16 @@ test: .setup-dev $(if $(ARGS),,.cluster-programs) ## run the tests (the first ti
 OLD_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 test-postgres: .setup-dev ## the ledger's tests on another PostgreSQL (OLD_POSTGRES=<its bin folder>)
 	FULLSEND_TEST_POSTGRES=$(OLD_POSTGRES) $(PYTHON) -m pytest tests/integration/ledger $(WORKERS)
+
+# The short form, as CI runs it; the long one is make chaos SIZE=1000000.
+SEED ?= 1
+SIZE ?= 20000
+chaos: .setup-dev ## an account of faults: a campaign under everything that can go wrong (SEED=, SIZE=)
+	$(PYTHON) tests/chaos/run.py --seed $(SEED) --size $(SIZE) $(ARGS)
+
+INPUTS ?= 50000
+fuzz: .setup-dev ## the fuzzers at length: INPUTS= to each, others each time (make test runs some thousands)
+	FULLSEND_FUZZ_INPUTS=$(INPUTS) $(PYTHON) -m pytest tests/fuzz -q -n 2
 
 check: .setup-dev ## lint, format check, types, import contracts
 	$(PYTHON) -m ruff check
