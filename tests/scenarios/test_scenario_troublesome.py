@@ -106,6 +106,33 @@ async def test_a_relay_whose_daily_quota_is_used_up(rows: int, postgres_dsn: str
         assert await charges(here) == []
 
 
+async def test_greylisting_that_does_not_say_so(postgres_dsn: str, ledger: Database):
+    """Each of 150 people is put off once with a bare "451 Temporary failure, please try again later".
+
+    Fullsend: taken for the relay's trouble when nobody passes, and probed; those whose turn has come again pass, and
+    all are worked off without a person.
+    """
+    rule = Rule(fault=Fault.REPLY, stage=Stage.RCPT, reply="451 Temporary failure, please try again later.", times=1)
+    async with MailSink(faults=Faults(rules=(rule,))) as sink:
+        here = await place(postgres_dsn, ledger, sink, 150, retry={"min_backoff": 1.0, "max_backoff": 1.0})
+        troubled = 0
+        first_pass = 0  # people not tried yet when the first one passes
+        async with here.sender() as sender:
+            deadline = time.monotonic() + 60
+            while not sender.running.done():
+                assert time.monotonic() < deadline, await world.rows_by_state(ledger, here.campaign)
+                seen = (await here.view()).breaker
+                troubled += seen.state is not BreakerState.CLOSED
+                assert not seen.needs_person
+                if sink.accepted and not first_pass:
+                    first_pass = sum(not sink.tries(f"user{n}@example.com") for n in range(1, 151))
+                await asyncio.sleep(0.02)
+        await worked_off(here)
+        assert troubled
+        assert first_pass > 75
+        assert sorted(sink.count(f"user{n}@example.com") for n in range(1, 151)) == [1] * 150
+
+
 async def test_unsubscribed_between_planning_and_sending(postgres_dsn: str, ledger: Database):
     """Somebody unsubscribes after the plan was sealed and before the first message.
 

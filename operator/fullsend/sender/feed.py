@@ -97,6 +97,7 @@ class Feed:
         self._low_water = Seq(0)
         self._rewalk_at = 0.0
         self._fresh_limit: int | None = None
+        self._fresh_first = False
         self.walked_whole = False
         self._wanting = asyncio.Event()
         self._tokens = 0
@@ -255,7 +256,11 @@ class Feed:
         if want > 0:
             claims = [self._claim_due, self._claim_fresh]
             if self._pulse.breaker.state is not BreakerState.CLOSED and self._pulse.connections == 1:
-                claims.reverse()  # what is tried next must not be what was in trouble before
+                # What is tried next must not be what was in trouble before; but only every other time: where everybody
+                # is put off at the first try, it is those whose turn has come again who pass.
+                self._fresh_first = not self._fresh_first
+                if self._fresh_first:
+                    claims.reverse()
             for claim in claims:
                 if want > 0:
                     rows = await claim(want)
