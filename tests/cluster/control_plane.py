@@ -26,9 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import trustme
 
@@ -111,7 +112,12 @@ class ControlPlane:
     """``start`` returns when pods can be made; ``admin`` is the kubeconfig of a user who may do everything."""
 
     def __init__(
-        self, folder: Path, *, pods: bool = True, missing_images: Sequence[str] = ("missing.invalid/*",)
+        self,
+        folder: Path,
+        *,
+        pods: bool = True,
+        room: int = 1000,
+        missing_images: Sequence[str] = ("missing.invalid/*",),
     ) -> None:
         self.folder = folder
         self.programs = binaries.folder()
@@ -120,6 +126,7 @@ class ControlPlane:
         self.pods_folder = folder / "pods"
         self._missing_images = tuple(missing_images)
         self._with_pods = pods
+        self._room = room
         self._tokens = {user: secrets.token_hex(16) for user in ("admin", "controller-manager", "scheduler")}
         self.components: dict[str, Component] = {}
 
@@ -153,6 +160,19 @@ class ControlPlane:
         self.components[name].start()
         if name in ("etcd", "kube-apiserver"):
             self._until("the API server is ready", lambda: self.get("/readyz") == 200)
+
+    def etcd(self, call: str, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        """One call of etcd's JSON gateway, such as ``kv/compaction``."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=10)
+        try:
+            connection.request("POST", f"/v3/{call}", json.dumps(question))
+            answer = (response := connection.getresponse()).read()
+            if response.status != 200:
+                raise ClusterFailed(f"etcd: {call}: {answer.decode(errors='replace')}")
+            found: Mapping[str, Any] = json.loads(answer)
+            return found
+        finally:
+            connection.close()
 
     def kubeconfig(self, path: Path, token: str, namespace: str = "default") -> Path:
         """A kubeconfig for whoever holds this token."""
@@ -296,13 +316,14 @@ class ControlPlane:
                 HERE / "pod_runner.py",
                 f"--kubeconfig={self.admin}",
                 f"--folder={self.pods_folder}",
+                f"--room={self._room}",
             ]
             commands["pod-runner"] = [*runner, *missing]
         self.components = {name: Component(name, command, at / f"{name}.log") for name, command in commands.items()}
 
 
 @contextlib.contextmanager
-def control_plane(**options: bool | Sequence[str]) -> Iterator[ControlPlane]:
+def control_plane(**options: bool | int | Sequence[str]) -> Iterator[ControlPlane]:
     """A control plane for the time of a with block, in a folder that goes with it."""
     folder = Path(tempfile.mkdtemp(prefix="fullsend-cluster-"))
     plane = ControlPlane(folder, **options)  # type: ignore[arg-type]

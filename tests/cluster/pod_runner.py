@@ -34,14 +34,17 @@ from cluster.pod_life import RETRY, Container, Life, Machine, Pod, now, patientl
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 LEASE_SECONDS = 40
-CAPACITY = {"cpu": "64", "memory": "256Gi", "pods": "1000", "ephemeral-storage": "100Gi"}
+CAPACITY = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "100Gi"}
+ROOM = 1000
+"""Pods at a time."""
 
 
 class Runner:
     """``carry_out`` never returns by itself; ``close`` leaves nothing of a pod behind."""
 
-    def __init__(self, api: Api, folder: Path, machine: Machine) -> None:
+    def __init__(self, api: Api, folder: Path, machine: Machine, room: int = ROOM) -> None:
         self._api = api
+        self._capacity = {**CAPACITY, "pods": str(room)}
         self._folder = folder
         self._machine = machine
         self._pods: dict[str, tuple[Pod, Life, asyncio.Task[None]]] = {}
@@ -65,8 +68,8 @@ class Runner:
             await self._api.post("/api/v1/nodes", {"metadata": {"name": NODE, "labels": labels}})
         ready = {"type": "Ready", "status": "True", "reason": "PodRunnerReady", "lastTransitionTime": now()}
         status = {
-            "capacity": CAPACITY,
-            "allocatable": CAPACITY,
+            "capacity": self._capacity,
+            "allocatable": self._capacity,
             "conditions": [{**ready, "lastHeartbeatTime": now()}],
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": NODE}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
@@ -146,7 +149,7 @@ async def _main(arguments: argparse.Namespace) -> None:
             missing=arguments.missing_image,
             binds=may_mount(),
         )
-        runner = Runner(api, arguments.folder, machine)
+        runner = Runner(api, arguments.folder, machine, arguments.room)
         work = asyncio.create_task(runner.carry_out())
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
         try:
@@ -161,4 +164,5 @@ if __name__ == "__main__":
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--missing-image", action="append", default=[], metavar="PATTERN")
+    parser.add_argument("--room", type=int, default=ROOM, help="pods at a time; others wait for the scheduler")
     asyncio.run(_main(parser.parse_args()))

@@ -9,11 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import psycopg
 
 from support.workspace import Workspace, eventually
 
@@ -44,8 +48,16 @@ class OperatorProcess:
         port = eventually("the operator serves probes", 30, lambda: re.search(r"metrics on port (\d+)", self.words))
         return f"http://127.0.0.1:{port[1]}"
 
+    def probe(self, path: str) -> int:
+        """The status of what it answers there."""
+        try:
+            with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
     def leads(self) -> bool:
-        return re.search(r"\S+ leads$", self.words, re.MULTILINE) is not None
+        return re.search(r"\S+ leads\b", self.words) is not None
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -69,25 +81,27 @@ class ClusterWorld:
     namespace: str
     place: Workspace
     operators: list[OperatorProcess] = field(default_factory=list)
+    log: str = "operator"
 
     def operator(
-        self, *options: str, kubeconfig: Path | None = None, lease: str = "", everywhere: bool = False
+        self,
+        *options: str,
+        kubeconfig: Path | None = None,
+        lease: str = "",
+        everywhere: bool = False,
+        overrides: bool = True,
     ) -> OperatorProcess:
         number = len(self.operators)
-        log = self.place.folder / f"operator-{number}.log"
+        log = self.place.folder / f"{self.log}-{number}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "fullsend.cli", "operator", "--database", self.place.database),
                     *("--image", "fullsend:test", "--port", "0"),
                     *(() if everywhere else ("--namespaces", self.namespace)),
-                    *(
-                        "--lease-namespace",
-                        lease or self.namespace,
-                        "--pod-overrides",
-                        str(self._overrides()),
-                        *options,
-                    ),
+                    *("--lease-namespace", lease or self.namespace),
+                    *(("--pod-overrides", str(self._overrides())) if overrides else ()),
+                    *options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -111,11 +125,12 @@ class ClusterWorld:
 
     # -- what a user writes ---------------------------------------------------------------------------------------
 
-    def apply(self, *objects: Mapping[str, Any]) -> None:
+    def apply(self, *objects: Mapping[str, Any], manager: str = "") -> None:
+        """``manager``: as one who applies on the server's side, and takes what is his by force."""
         items = [{"apiVersion": "fullsend.dev/v1alpha1", **each} for each in objects]
-        self.kubectl(
-            "apply", "-n", self.namespace, "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": items}
-        )
+        how = ("--server-side", "--force-conflicts", f"--field-manager={manager}") if manager else ()
+        given = {"apiVersion": "v1", "kind": "List", "items": items}
+        self.kubectl("apply", *how, "-n", self.namespace, "-f", "-", given=given)
 
     def recipients(self, count: int, name: str = "people") -> list[str]:
         addresses = [f"{name}{number:05d}@example.com" for number in range(count)]
@@ -131,25 +146,14 @@ class ClusterWorld:
         spec = {"smtp": relay, "limits": {"connections": 8, **limits}}
         self.apply({"kind": "MailTransport", "metadata": {"name": "relay"}, "spec": spec})
 
-    def campaign(self, name: str = "launch", *, subject: str = "Hello {{ name }}", **spec: Any) -> None:
-        self.apply(
-            {
-                "kind": "Campaign",
-                "metadata": {"name": name},
-                "spec": {
-                    "class": "Transactional",
-                    "audiences": [{"name": "people"}],
-                    "transportRef": {"name": "relay"},
-                    "message": {
-                        "from": {"address": "news@sender.example"},
-                        "subject": subject,
-                        "text": "Hi {{ name }}",
-                    },
-                    "retry": {"minBackoff": "1s", "maxBackoff": "2s"},
-                    **spec,
-                },
-            }
-        )
+    def campaign(
+        self, name: str = "launch", *, subject: str = "Hello {{ name }}", manager: str = "", **spec: Any
+    ) -> None:
+        self.apply(_campaign(name, subject, spec), manager=manager)
+
+    def campaigns(self, names: Sequence[str], **spec: Any) -> None:
+        """All at once, each with its name as its subject."""
+        self.apply(*(_campaign(name, name, spec) for name in names))
 
     def patch(self, name: str = "launch", **spec: Any) -> None:
         self.kubectl(
@@ -192,6 +196,19 @@ class ClusterWorld:
     def copies(self) -> Counter[str]:
         return self.place.sinks[0].copies()
 
+    def nobody_missed_or_twice(self, people: Sequence[str]) -> None:
+        """What reached the relay; a second copy only of a recipient whom the ledger names unknown."""
+        copies = self.copies()
+        with psycopg.connect(self.place.database) as connection:
+            told = connection.execute(
+                "SELECT r.address, sum(d.unknowns) FROM fullsend.delivery AS d JOIN fullsend.recipient AS r"
+                " USING (campaign_id, seq) WHERE d.unknowns > 0 GROUP BY r.address"
+            ).fetchall()
+        unknowns = {address: int(times) for address, times in told}
+        assert copies.keys() == set(people), "somebody was missed, or is not of the list"
+        extra = {address: count for address, count in copies.items() if count > 1 + unknowns.get(address, 0)}
+        assert not extra, "mailed again without an unknown in the ledger"
+
     def accepted(self) -> int:
         """What the sink has taken so far."""
         return len(self.place.sinks[0].entries())
@@ -199,3 +216,22 @@ class ClusterWorld:
     def events(self, name: str = "launch") -> list[tuple[str, str]]:
         found = self.items("events.v1.events.k8s.io")
         return [(each["reason"], each.get("note", "")) for each in found if each["regarding"].get("name") == name]
+
+
+def _campaign(name: str, subject: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        "kind": "Campaign",
+        "metadata": {"name": name},
+        "spec": {
+            "class": "Transactional",
+            "audiences": [{"name": "people"}],
+            "transportRef": {"name": "relay"},
+            "message": {
+                "from": {"address": "news@sender.example"},
+                "subject": subject,
+                "text": "Hi {{ name }}",
+            },
+            "retry": {"minBackoff": "1s", "maxBackoff": "2s"},
+            **spec,
+        },
+    }

@@ -17,10 +17,10 @@ from typing import Final
 from fullsend.controller import jobs as make
 from fullsend.controller.api import Object
 from fullsend.controller.declarations import Declaration, read_declaration
-from fullsend.controller.jobviews import is_over, is_stopping, job_view, mounted
+from fullsend.controller.jobviews import has_begun, is_over, is_stopping, job_view, mounted, same_pods
 from fullsend.controller.names import CAMPAIGNS, job_name
 from fullsend.controller.notices import tell
-from fullsend.controller.owned_jobs import OwnedJobs
+from fullsend.controller.owned_jobs import OwnedJobs, is_old_enough
 from fullsend.controller.pods import sender_needs
 from fullsend.controller.status import read_status, status_patch, worth_writing
 from fullsend.controller.wakes import Cause
@@ -31,9 +31,11 @@ from fullsend.ledger.view import LedgerView, Phase
 from fullsend.reconcile import actions as act
 from fullsend.reconcile.conditions import is_true
 from fullsend.reconcile.decide import Decision, decide
-from fullsend.reconcile.observed import Claimant, DatabaseProblem, JobView, Observed
+from fullsend.reconcile.observed import Claimant, DatabaseProblem, JobKind, JobView, Observed
+from fullsend.resources.resolve import ResolvedCampaign
 from fullsend.resources.status import CampaignStatus
 from fullsend.shell.keeper import LONG, Keeper, problem_of
+from fullsend.states import CampaignId
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ class ClusterCampaign:
             return Looked(timedelta(minutes=1), changed=False)  # its Jobs go with it
         keeper = self._kept(declaration)
         previous = read_status(CampaignStatus, self._object)
-        jobs = await self._job_views(declaration, causes)
+        jobs = await self._job_views(keeper, declaration, causes)
         view, problem = await self._ledger(keeper, declaration)
         declaration = await self._thaw(declaration, view)
         observed = Observed(
@@ -180,20 +182,38 @@ class ClusterCampaign:
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
-    async def _job_views(self, declaration: Declaration, causes: frozenset[Cause]) -> tuple[JobView, ...]:
+    async def _job_views(
+        self, keeper: Keeper, declaration: Declaration, causes: frozenset[Cause]
+    ) -> tuple[JobView, ...]:
         if Cause.JOB in causes or self._jobs.outdated(REFRESH):
             await self._jobs.read()
-        await self._replace_unfit(declaration)
+        await self._replace_unfit(keeper, declaration)
         return await self._jobs.views()
 
-    async def _replace_unfit(self, declaration: Declaration) -> None:
-        """Senders that lack a Secret the campaign's transport names now can't log in: others take their place."""
-        if declaration.resolved is None:
+    async def _replace_unfit(self, keeper: Keeper, declaration: Declaration) -> None:
+        """Senders that lack a Secret the campaign's transport names now can't log in, and pods that can't start don't
+        start by waiting once the image, the pod settings or the overrides are others: new Jobs take their place."""
+        resolved = declaration.resolved
+        if resolved is None:
             return
-        wanted = sender_needs(declaration.resolved).text()
+        wanted = sender_needs(resolved).text()
         for job in (self._jobs.by_name or {}).values():
-            if job_view(job).kind == "send" and not is_over(job) and not is_stopping(job) and mounted(job) != wanted:
+            if is_over(job) or is_stopping(job):
+                continue
+            view = job_view(job)
+            unfit = view.kind == "send" and mounted(job) != wanted
+            if not unfit and keeper.campaign is not None and is_old_enough(job) and not has_begun(job):
+                anew = self._job(view.kind, resolved, keeper.campaign, view.wave, view.pods)
+                unfit = not same_pods(job, anew)
+            if unfit:
                 await self._jobs.delete(job)
+
+    def _job(
+        self, kind: JobKind, resolved: ResolvedCampaign, campaign: CampaignId, number: int, pods: int = 1
+    ) -> Object:
+        if kind == "plan":
+            return make.plan_job(self.owner, resolved, campaign, number, self._world.image)
+        return make.send_job(self.owner, resolved, campaign, number, pods, self._world.image)
 
     # -- telling --------------------------------------------------------------------------------------------------
 
@@ -244,7 +264,7 @@ class ClusterCampaign:
         resolved, campaign = declaration.resolved, keeper.campaign
         assert resolved is not None, "decide plans only what is resolved"
         assert campaign is not None, "decide plans only what is registered"
-        await self._jobs.make(make.plan_job(self.owner, resolved, campaign, attempt, self._world.image))
+        await self._jobs.make(self._job("plan", resolved, campaign, attempt))
 
     async def _ensure_senders(self, keeper: Keeper, declaration: Declaration, action: act.EnsureSenders) -> None:
         resolved, campaign = declaration.resolved, keeper.campaign
@@ -254,7 +274,7 @@ class ClusterCampaign:
         if action.new_wave:
             async with self._world.connections.quick.take() as db:
                 wave = await keeper.new_wave(db)
-        await self._jobs.make(make.send_job(self.owner, resolved, campaign, wave, action.pods, self._world.image))
+        await self._jobs.make(self._job("send", resolved, campaign, wave, action.pods))
 
     async def _stop(self, kind: str, waves: tuple[int, ...]) -> None:
         named = {job_name(self.owner.name, kind, wave) for wave in waves}

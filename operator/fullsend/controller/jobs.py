@@ -7,6 +7,8 @@ pod fails by itself: one sender's death ends no other.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,6 +45,8 @@ _WORDS: Final = {"Audience": "audience", "MailTemplate": "template", "MailTransp
 """What a probe's Job is called: objects of different kinds may have one name."""
 NEEDS: Final = f"{GROUP}/mounted-secrets"
 """Annotation of a Job: the Secrets its pods have."""
+TEMPLATE: Final = f"{GROUP}/pod-template-hash"
+"""Annotation of a Job: what its pods were to be like when it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +160,12 @@ def _job(owner: Owner, labels: Mapping[str, str], needs: Needs, spec: Mapping[st
             "name": job_name(owner.name, _WORDS.get(owner.kind, labels[LABEL_KIND]), int(labels[LABEL_NUMBER])),
             "namespace": owner.namespace,
             "labels": dict(labels),
-            "annotations": {NEEDS: needs.text()},
+            "annotations": {NEEDS: needs.text(), TEMPLATE: _hash(spec["template"])},
             "ownerReferences": [owner.reference()],
         },
         "spec": {"ttlSecondsAfterFinished": KEPT, "podReplacementPolicy": "Failed", **spec},
     }
+
+
+def _hash(template: Any) -> str:
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]

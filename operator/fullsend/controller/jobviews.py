@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from fullsend.controller.jobs import NEEDS
+from fullsend.controller.jobs import NEEDS, TEMPLATE
 from fullsend.controller.names import CONTAINER, LABEL_KIND, LABEL_NUMBER
 from fullsend.reconcile.observed import JobKind, JobView
 
@@ -39,6 +39,18 @@ def is_stopping(job: Object) -> bool:
 def mounted(job: Object) -> str:
     """The Secrets its pods have, as ``pods.Needs.text`` wrote them."""
     return str((job["metadata"].get("annotations") or {}).get(NEEDS, ""))
+
+
+def has_begun(job: Object) -> bool:
+    """Whether a pod of it runs or ever ended; one that starts is not known of for a moment."""
+    status = job.get("status") or {}
+    return any(int(status.get(name) or 0) for name in ("ready", "succeeded", "failed"))
+
+
+def same_pods(one: Object, other: Object) -> bool:
+    """Whether two Jobs were made with the same pods in mind."""
+    marks = [(job["metadata"].get("annotations") or {}).get(TEMPLATE) for job in (one, other)]
+    return marks[0] == marks[1]
 
 
 def wants_a_closer_look(job: Object) -> bool:

@@ -40,10 +40,12 @@ class Leadership:
         self._seen_at = 0.0
         self._renewed_at = 0.0
         self.leading = False
+        self.turned_at = time.monotonic()
+        """When the loop last began a turn."""
 
     async def run(self) -> None:
         while True:
-            started = time.monotonic()
+            started = self.turned_at = time.monotonic()
             try:
                 held = await self._try()
             except ApiError as error:

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 POLL_EVERY: Final = 10.0
 """Seconds between looks for what only the ledger knows: reopen requests."""
+PATIENCE: Final = 30.0
+"""Seconds for such a look: a database that takes longer over it counts as away."""
 STUCK: Final = 900.0
 """Seconds after which a look hangs: longer than a proof of ten million rows, or chunks of as many takes."""
 SILENT: Final = 180.0
@@ -69,6 +71,7 @@ class Operator:
         self._database_at = 0.0
         self._database_wrong = "the database has not been asked yet"
         self._supervisor: Supervisor | None = None
+        self._leadership: Leadership | None = None
 
     async def run(self) -> None:
         """Raises InvalidInput where it can't begin."""
@@ -92,7 +95,7 @@ class Operator:
             )
             await self._wait_for_kinds(cluster)
             supervisor = self._supervisor = Supervisor(world)
-            leadership = Leadership(
+            leadership = self._leadership = Leadership(
                 cluster, self._home(), instance, gained=lambda: self._gained(cluster), lost=supervisor.stop
             )
             await self._until_told(
@@ -192,14 +195,14 @@ class Operator:
         while True:
             self._beats["poll"] = time.monotonic()
             try:
-                async with connections.quick.take() as db:
+                async with asyncio.timeout(PATIENCE), connections.quick.take() as db:
                     known = await campaigns.list_campaigns(db, None)
                 self._database_at, self._database_wrong = time.monotonic(), ""
                 if self._supervisor is not None:
                     self._supervisor.reopen_waits((each.tenant, each.key) for each in known if each.reopen_waits)
-            except LedgerError as error:
-                self._database_wrong = str(error)
-                log.warning("the ledger: %s", error)
+            except (LedgerError, TimeoutError) as error:
+                self._database_wrong = str(error) or f"the database has not answered for {PATIENCE:.0f} s"
+                log.warning("the ledger: %s", self._database_wrong)
             await asyncio.sleep(POLL_EVERY)
 
     async def _audit(self, cluster: Cluster) -> None:
@@ -240,6 +243,10 @@ class Operator:
         for kind, audit in self._audits.items():
             if audit.overdue(now):
                 return f"the watch of {kind.plural} has not brought changes that a list shows"
+        if self._leadership is not None and now - self._leadership.turned_at > SILENT:
+            return f"the leader's loop has not turned for {now - self._leadership.turned_at:.0f} s"
+        if self._database_wrong:
+            return ""  # looks hang for as long as the database does
         slowest = self._supervisor.longest_look() if self._supervisor is not None else 0.0
         return f"a look at an object has taken {slowest:.0f} s" if slowest > STUCK else ""
 

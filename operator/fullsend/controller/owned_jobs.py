@@ -67,12 +67,10 @@ class OwnedJobs:
 
     async def _closer_look(self, jobs: list[Object]) -> tuple[dict[str, list[Object]], dict[str, list[Object]]]:
         """The pods and events of Jobs that have trouble, by the Job's uid."""
-        now = datetime.now(UTC)
         odd = []
         for job in jobs:
-            old_enough = (now - job_view(job).started_at).total_seconds() >= STUCK_AFTER
             known = job["metadata"]["uid"] in self._autopsies
-            if wants_a_closer_look(job) and not known and not is_stopping(job) and (is_over(job) or old_enough):
+            if wants_a_closer_look(job) and not known and not is_stopping(job) and (is_over(job) or is_old_enough(job)):
                 odd.append(job)
         pods: dict[str, list[Object]] = {}
         events: dict[str, list[Object]] = {}
@@ -114,3 +112,8 @@ class OwnedJobs:
             JOBS, self._owner.namespace, metadata["name"], uid=metadata["uid"], propagation="Foreground"
         )
         metadata.setdefault("deletionTimestamp", datetime.now(UTC).isoformat())
+
+
+def is_old_enough(job: Object) -> bool:
+    """Its pods might run by now."""
+    return (datetime.now(UTC) - job_view(job).started_at).total_seconds() >= STUCK_AFTER

@@ -7,7 +7,8 @@ somebody who looks for himself, and the audit finds what it lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, Final
 
 import kopf
@@ -23,13 +24,21 @@ JOB_SELECTOR: Final = LABEL_UID
 """Only Jobs that have this label are sent to us, however many the cluster has."""
 
 
+class Backoffs(Iterable[float]):
+    """Seconds between tries to reach the API server, without an end: where they end, kopf gives that watch up and
+    tells nobody. A server that is back is watched again within seconds."""
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((1, 2, 3), repeat(5))
+
+
 def settings() -> kopf.OperatorSettings:
     made = kopf.OperatorSettings()
     made.posting.enabled = False
     made.scanning.disabled = True  # the kinds are known; no right to watch CRDs or namespaces is needed
     made.peering.standalone = True
     made.queueing.exit_timeout = made.queueing.idle_timeout = 0.5  # seconds; nothing is lost by a hasty end
-    made.networking.error_backoffs = (1, 2, 3, 5, 5, 5)  # a server that is back is watched again within seconds
+    made.networking.error_backoffs = Backoffs()
     made.watching.server_timeout = 300
     made.watching.client_timeout = 310
     made.watching.chunk_size = 500

@@ -32,7 +32,8 @@ KNOWN_GRACE = timedelta(seconds=10)
 """The same where it is known why: a first "not yet" that heals by itself is no news."""
 PROMISE = timedelta(minutes=5)
 """So long a job is believed to bring its pods (a node may have to be added first); after that only sessions count, for
-a pod on a dead or frozen node looks alive for ever."""
+a pod on a dead or frozen node looks alive for ever. A job that is known to wait (for a place, an image, a quota) is
+believed for as long as it does: another would only wait behind it."""
 PLAN_LEASE = timedelta(seconds=60)
 """A plan without a heart-beat for this long has no reader any more."""
 PLAN_RETRY_FIRST = timedelta(seconds=15)
@@ -84,7 +85,7 @@ def _covered(observed: Observed, view: LedgerView, now: datetime) -> int:
     sessions = _live_by_wave(view)
     pods: Counter[int] = Counter()
     for job in observed.alive_jobs("send"):
-        if now - job.started_at < PROMISE:
+        if _promises(job, now):
             pods[job.wave] += job.pods
     return sum(max(sessions[wave], pods[wave]) for wave in sessions.keys() | pods.keys())
 
@@ -92,8 +93,12 @@ def _covered(observed: Observed, view: LedgerView, now: datetime) -> int:
 def lost_waves(observed: Observed, view: LedgerView, now: datetime) -> tuple[int, ...]:
     """Waves whose jobs are neither young nor have a live session: to be stopped before others take their place."""
     sessions = _live_by_wave(view)
-    old = (job.wave for job in observed.alive_jobs("send") if now - job.started_at >= PROMISE)
+    old = (job.wave for job in observed.alive_jobs("send") if not _promises(job, now))
     return tuple(sorted({wave for wave in old if not sessions[wave]}))
+
+
+def _promises(job: JobView, now: datetime) -> bool:
+    return job.problem != "" or now - job.started_at < PROMISE
 
 
 def _live_by_wave(view: LedgerView) -> Counter[int]:

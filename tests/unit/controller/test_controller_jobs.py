@@ -9,6 +9,7 @@ import pytest
 from controller_objects import UID, audience, campaign, resolved, transport
 
 from fullsend.controller.jobs import Owner, plan_job, send_job
+from fullsend.controller.jobviews import same_pods
 from fullsend.controller.names import job_name
 from fullsend.controller.pods import PodImage, overlay, plan_needs, sender_needs
 from fullsend.states import CampaignId
@@ -186,3 +187,11 @@ def test_an_overlay_removes_with_null_and_replaces_plain_lists() -> None:
 
 def test_a_job_is_json() -> None:
     json.dumps(send(of=campaign(senders={"pod": {"affinity": {"nodeAffinity": {}}}})))
+
+
+def test_a_job_tells_what_its_pods_were_to_be_like() -> None:
+    assert same_pods(send(), send())
+    assert not same_pods(send(), send(image=PodImage("fullsend:2")))
+    assert not same_pods(send(), send(image=PodImage(IMAGE.image, {"spec": {"hostNetwork": True}})))
+    assert not same_pods(send(), send(of=campaign(senders={"pod": {"nodeSelector": {"disk": "fast"}}})))
+    assert same_pods(send(), send(of=campaign(retry={"expireAfter": "1h"})))

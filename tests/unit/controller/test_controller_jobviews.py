@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from controller_objects import ended, job
 
-from fullsend.controller.jobviews import is_over, job_view, owned_by, wants_a_closer_look
+from fullsend.controller.jobviews import has_begun, is_over, job_view, owned_by, wants_a_closer_look
 
 
 def pod(**status: Any) -> dict[str, Any]:
@@ -100,3 +100,10 @@ def test_a_job_is_ours_only_by_the_uid_of_its_controller() -> None:
 
 def test_a_failure_that_waits_for_its_pods_to_end_is_over() -> None:
     assert is_over(job(status=ended("FailureTarget")))
+
+
+def test_a_job_has_begun_once_a_pod_of_it_runs_or_ended() -> None:
+    assert not has_begun(job())
+    assert not has_begun(job(status={"active": 2, "ready": 0}))
+    for name in ("ready", "succeeded", "failed"):
+        assert has_begun(job(status={"active": 1, name: 1}))
