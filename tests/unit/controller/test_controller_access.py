@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,22 @@ def test_a_user_without_any_way_in_is_told_so(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("KUBECONFIG", str(path))
     with pytest.raises(InvalidInput, match="no token, no client certificate and no program"):
         Access({"KUBECONFIG": str(path)})
+
+
+def test_without_the_official_client_such_a_user_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes.client", None)
+    path = kubeconfig(tmp_path / "config", exec={"command": "true"})
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(InvalidInput, match=r"pip install 'fullsend\[kubeconfig\]'"):
+        Access({"KUBECONFIG": str(path)})
+
+
+def test_an_image_carries_no_official_client() -> None:
+    """Where it is installed kopf imports it, whether anybody needs it or not: 15 MB of an operator's memory."""
+    root = Path(__file__).parents[3]
+    assert "requirements/local.txt" in (root / "Dockerfile").read_text()
+    locked = (root / "requirements/local.txt").read_text()
+    assert "\nkopf==" in locked
+    assert "\nkubernetes==" not in locked

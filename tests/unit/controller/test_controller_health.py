@@ -82,11 +82,11 @@ def test_a_look_that_takes_for_ever_is_stuck_unless_the_database_is_away() -> No
     made = operator()
     made._database_wrong = ""
     assert made._supervisor is not None
-    entry = made._supervisor._entries["a"] = Entry(cast(Any, None))
+    entry = made._supervisor._entries["a"] = Entry(cast(Any, None), cast(Any, None))
     entry.busy_since = time.monotonic() - STUCK + 10
     assert made._not_alive() == ""
     entry.busy_since = time.monotonic() - STUCK - 1
-    assert made._not_alive().startswith("a look at a campaign has taken 90")
+    assert made._not_alive().startswith("a look at an object has taken 90")
     made._database_wrong = "connection refused"
     assert made._not_alive() == ""
 
