@@ -270,8 +270,8 @@ def test_what_cannot_be_done_is_said_with_what_to_do(world: ClusterWorld, plugin
 
 
 def test_peoples_rights_are_what_limits_them(world: ClusterWorld, plane: ControlPlane) -> None:
-    rbac = Path(__file__).resolve().parents[2] / "manifests" / "rbac.yaml"
-    world.kubectl("apply", "-f", rbac)
+    roles = Path(__file__).resolve().parents[2] / "manifests" / "base" / "user-roles.yaml"
+    world.kubectl("apply", "-f", roles)
     for who, roles in {"viewer": ["viewer"], "asker": ["ledger-user"], "writer": ["campaign-writer"]}.items():
         world.kubectl("create", "serviceaccount", who, "-n", world.namespace)
         for role in roles:

@@ -43,9 +43,7 @@ class Reader:
         port = world.place.sink().port
         for file in (folder / "manifests" / "samples").rglob("*.yaml"):
             text = file.read_text(encoding="utf-8")
-            named = re.sub(
-                r"host: fullsend-mail-sink.*\n    port: 2525\n", f"host: 127.0.0.1\n    port: {port}\n", text
-            )
+            named = re.sub(r"host: fullsend-mail-sink.*\n    port: 25\n", f"host: 127.0.0.1\n    port: {port}\n", text)
             file.write_text(named, encoding="utf-8")
         (folder / "readers.csv").write_text(READERS)
         (folder / "readers.csv.gz").write_bytes(gzip.compress(READERS.encode()))
