@@ -6,10 +6,12 @@ JSON is used inside the database where one statement answers with several lists;
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from fullsend.ledger.view import (
+    Blocked,
     BreakerState,
     BreakerView,
     Counts,
@@ -107,6 +109,7 @@ def breaker_of(document: Mapping[str, Any]) -> BreakerView:
         next_probe_at=time_of(document.get("next_probe_at")),
         halt_id=document.get("halt_id", ""),
         needs_person=document.get("needs_person", False),
+        blocked=tuple(Blocked(**{**one, "since": _known_time(one["since"])}) for one in document.get("blocked", ())),
     )
 
 
@@ -121,6 +124,7 @@ def breaker_to_json(view: BreakerView) -> dict[str, Any]:
         "next_probe_at": None if view.next_probe_at is None else view.next_probe_at.isoformat(),
         "halt_id": view.halt_id,
         "needs_person": view.needs_person,
+        "blocked": [{**asdict(one), "since": one.since.isoformat()} for one in view.blocked],
     }
 
 

@@ -112,12 +112,25 @@ class BreakerState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """A receiving provider whose recipients wait until a person acknowledges ``id``."""
+
+    provider: str
+    id: str
+    reason: str
+    message: str
+    since: datetime
+    rejected: int  # of the recent recipients, by which it was judged
+    settled: int
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerView:
     """The campaign's circuit breaker.
 
     ``failures`` counts transport troubles since the last success. ``needs_person`` halts end only by
     ``acknowledgedHalt`` equal to ``halt_id``; others end by themselves at ``next_probe_at``. ``connections`` caps
-    the whole campaign (None: no cap).
+    the whole campaign (None: no cap). ``blocked`` providers are apart from the state: others are sent to.
     """
 
     state: BreakerState = BreakerState.CLOSED
@@ -129,6 +142,7 @@ class BreakerView:
     next_probe_at: datetime | None = None
     halt_id: str = ""
     needs_person: bool = False
+    blocked: tuple[Blocked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

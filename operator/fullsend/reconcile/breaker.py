@@ -28,7 +28,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
-from fullsend.ledger.view import BreakerState, BreakerView
+from fullsend.ledger.view import Blocked, BreakerState, BreakerView
 
 # -- what can happen ---------------------------------------------------------------------------------------------
 
@@ -77,7 +77,36 @@ class EveryoneRefused:
     message: str
 
 
-Trouble = ConnectFailed | Refused | Unanswered | SenderRefused | MessageRefused | EveryoneRefused
+@dataclass(frozen=True, slots=True)
+class TooManyRejected:
+    """Clearly more of the recent recipients are rejected than ``failurePolicy`` allows (``rejections`` found it);
+    ``rejected`` over the whole campaign, so far."""
+
+    rejected: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRefuses:
+    """One receiving provider rejects its recipients, or this sender, while the others accept."""
+
+    provider: str
+    reason: str
+    message: str
+    rejected: int
+    settled: int
+
+
+Trouble = (
+    ConnectFailed
+    | Refused
+    | Unanswered
+    | SenderRefused
+    | MessageRefused
+    | EveryoneRefused
+    | TooManyRejected
+    | ProviderRefuses
+)
 
 
 class Reason(StrEnum):
@@ -91,6 +120,8 @@ class Reason(StrEnum):
     EVERYONE_REFUSED = "EveryoneRefused"
     TOO_MANY_REJECTED = "TooManyRejected"
     LEDGER_WENT_BACK = "LedgerWentBack"
+    PROVIDER_REJECTS = "ProviderRejects"
+    PROVIDER_REFUSES_SENDER = "ProviderRefusesSender"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +143,9 @@ class BreakerPolicy:
 
 
 DEFAULT_POLICY = BreakerPolicy()
+
+MOST_BLOCKED = 50
+"""Providers blocked at a time; beyond, the oldest is tried again: the campaign's document stays small."""
 
 # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -164,6 +198,10 @@ def trouble(
             return halt(view, Reason.MESSAGE_REFUSED, message, now, halt_id=halt_id)
         case EveryoneRefused(message):
             return halt(view, Reason.EVERYONE_REFUSED, message, now, halt_id=halt_id)
+        case TooManyRejected(rejected, message):
+            return halt(view, Reason.TOO_MANY_REJECTED, message, now, halt_id=rejection_halt_id(rejected))
+        case ProviderRefuses():
+            return _block(view, event, now)
         case _:
             assert_never(event)
 
@@ -173,12 +211,12 @@ def success(view: BreakerView, now: datetime, *, policy: BreakerPolicy = DEFAULT
     state = effective_state(view, now)
     match state:
         case BreakerState.CLOSED:
-            return view if view.failures == 0 else BreakerView()
+            return view if view.failures == 0 else BreakerView(blocked=view.blocked)
         case BreakerState.HALTED:
             return view  # a reply still in flight when the breaker halted proves nothing about the next message
         case BreakerState.PROBING:
             if policy.connections <= 1:
-                return BreakerView()
+                return BreakerView(blocked=view.blocked)
             return replace(
                 view,
                 state=BreakerState.REDUCED,
@@ -193,7 +231,7 @@ def success(view: BreakerView, now: datetime, *, policy: BreakerPolicy = DEFAULT
                 return view if view.failures == 0 else replace(view, failures=0)
             doubled = 2 * max(1, view.connections or 1)
             if doubled >= policy.connections:
-                return BreakerView()
+                return BreakerView(blocked=view.blocked)
             return replace(view, failures=0, connections=doubled, since=now)
         case _:
             assert_never(state)
@@ -209,6 +247,7 @@ def halt(
     if view.state is BreakerState.HALTED and (view.needs_person or not needs_person):
         return view
     return BreakerView(
+        blocked=view.blocked,
         state=BreakerState.HALTED,
         failures=view.failures + 1,
         connections=1,
@@ -221,11 +260,29 @@ def halt(
     )
 
 
+def _block(view: BreakerView, event: ProviderRefuses, now: datetime) -> BreakerView:
+    """The provider's recipients wait; those of others are sent to. Who is blocked stays so under the same id."""
+    if any(one.provider == event.provider for one in view.blocked):
+        return view
+    id_ = f"{event.provider}-blocked-{event.rejected}"
+    one = Blocked(event.provider, id_, event.reason, event.message, now, event.rejected, event.settled)
+    return replace(view, blocked=(*view.blocked, one)[-MOST_BLOCKED:])
+
+
+def is_acknowledged(acknowledged: str, provider: str) -> bool:
+    """Whether a person has said that this provider is to be sent to all the same."""
+    return acknowledged.startswith(f"{provider}-blocked-")
+
+
 def acknowledge(view: BreakerView, halt_id: str, now: datetime) -> BreakerView:
-    """A person says "go on" to exactly the halt they were shown. It goes on carefully: one probing connection."""
+    """A person says "go on" to exactly the halt they were shown. It goes on carefully: one probing connection. A
+    provider that was blocked is sent to like the others."""
+    if halt_id and any(one.id == halt_id for one in view.blocked):
+        return replace(view, blocked=tuple(one for one in view.blocked if one.id != halt_id))
     if view.state is not BreakerState.HALTED or not halt_id or halt_id != view.halt_id:
         return view
     return BreakerView(
+        blocked=view.blocked,
         state=BreakerState.PROBING,
         connections=1,
         reason=view.reason,
@@ -303,6 +360,7 @@ def _halt_until_probe(
     if view.next_probe_at is not None and view.since is not None:  # the probe of an earlier halt failed
         delay = min(policy.last_probe, 2 * (view.next_probe_at - view.since))
     return BreakerView(
+        blocked=view.blocked,
         state=BreakerState.HALTED,
         failures=view.failures + 1,
         connections=1,  # what it goes on with: shares are counted from it once the probe time has come

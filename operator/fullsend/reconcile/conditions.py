@@ -204,6 +204,7 @@ class Look:
     senders_failing: str
     no_progress: str
     reduced: tuple[str, str]  # reason and message
+    blocked: tuple[str, str]  # the same
     generation: int
     previous: CampaignStatus
     now: datetime
@@ -283,6 +284,13 @@ def _connections_reduced(look: Look, row: Row) -> Judgement | None:
     return None
 
 
+def _providers_blocked(look: Look, row: Row) -> Judgement | None:
+    reason, message = look.blocked
+    if reason and not row.finished:
+        return Judgement("ProvidersBlocked", "True", reason, message)
+    return None
+
+
 POLICIES: tuple[Policy, ...] = (
     _ready,
     _complete,
@@ -295,6 +303,7 @@ POLICIES: tuple[Policy, ...] = (
     _senders_failing,
     _no_progress,
     _connections_reduced,
+    _providers_blocked,
 )
 
 

@@ -207,6 +207,7 @@ def _with_ledger(
         case Situation.AWAITING_APPROVAL | Situation.WAITING | Situation.TRANSPORT_TROUBLE | Situation.SENDING:
             if _acknowledged(desired, view):
                 yield AcknowledgeHalt(view.breaker.halt_id)  # "try it now": the relay is mended before its probe time
+            yield from _unblocked(desired, view)
             yield from _reopen(desired, view, now)
             yield from _write_control(situation, desired, view)
             ensure = senders.ensure_senders(desired, observed, view, now)
@@ -217,6 +218,12 @@ def _with_ledger(
                 yield ensure
         case _:
             assert_never(situation)
+
+
+def _unblocked(desired: Desired, view: LedgerView) -> Iterator[Action]:
+    """A provider that a person wants to be sent to all the same."""
+    if any(one.id == desired.acknowledged_halt for one in view.breaker.blocked):
+        yield AcknowledgeHalt(desired.acknowledged_halt)
 
 
 def _acknowledged(desired: Desired, view: LedgerView) -> bool:
@@ -237,6 +244,7 @@ def control_wanted(situation: Situation, desired: Desired, view: LedgerView) -> 
             "stop": situation not in MAY_SEND,
             "cancel": desired.cancel,
             "fresh_limit": desired.fresh_limit,
+            "acknowledged_halt": desired.acknowledged_halt,
         }
     )
 
@@ -311,7 +319,7 @@ def _events(previous: CampaignStatus, status: CampaignStatus, situation: Situati
         routine = situation is Situation.SENDING and before is not None and before.reason in ("Waiting", "Proving")
         if not routine:
             yield Emit(row.event, after.reason, after.message)
-    for type_ in ("SendersFailing", "NoProgress", "ConnectionsReduced"):
+    for type_ in ("SendersFailing", "NoProgress", "ConnectionsReduced", "ProvidersBlocked"):
         condition = find(status, type_)
         if condition is not None and not is_true(previous, type_):
             yield Emit("Warning", type_, condition.message)

@@ -98,6 +98,18 @@ def reduced(view: LedgerView, now: datetime) -> tuple[str, str]:
     return "", ""
 
 
+def blocked(view: LedgerView) -> tuple[str, str]:
+    """Reason and message, where recipients wait because their provider refuses; ("", "") otherwise."""
+    if not view.breaker.blocked:
+        return "", ""
+    newest = view.breaker.blocked[-1]
+    return newest.reason, trimmed(
+        f"recipients at {', '.join(sorted(one.provider for one in view.breaker.blocked))} wait, the others are sent "
+        f'to. {newest.message}. To go on with {newest.provider}, set spec.acknowledgedHalt to "{newest.id}"; else they '
+        "expire at schedule.deadline, or spec.cancel ends them"
+    )
+
+
 def next_attempt(situation: Situation, desired: Desired, observed: Observed, now: datetime) -> datetime | None:
     """When the campaign goes on by itself; None while it goes on, is over, or waits for a person."""
     view = observed.view
@@ -161,6 +173,7 @@ def build(
         senders_failing="" if view is None or situation in OVER else senders_trouble(situation, observed, view, now),
         no_progress=no_progress(situation, desired, observed, now),
         reduced=("", "") if view is None else reduced(view, now),
+        blocked=("", "") if view is None else blocked(view),
         generation=desired.generation,
         previous=observed.previous,
         now=now,
@@ -264,7 +277,7 @@ def _unreadable(reason: str, message: str, observed: Observed, now: datetime) ->
     previous = observed.previous
     if previous.conditions:
         return previous.model_copy(update={"limited_by": LimitedBy.DATABASE, "next_attempt_time": None})
-    look = Look(Situation.LEDGER_UNREACHABLE, reason, message, False, "", "", ("", ""), 0, previous, now)
+    look = Look(Situation.LEDGER_UNREACHABLE, reason, message, False, "", "", ("", ""), ("", ""), 0, previous, now)
     return previous.model_copy(
         update={"conditions": conditions.conditions(look), "state": "Pending", "limited_by": LimitedBy.DATABASE}
     )

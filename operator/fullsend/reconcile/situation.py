@@ -162,12 +162,14 @@ def halted_for_person(view: LedgerView) -> bool:
 
 def too_many_rejected(desired: Desired, view: LedgerView) -> bool:
     """``spec.failurePolicy``: the share of refused mailboxes is beyond what was declared, and nobody accepted it."""
-    rejected = view.counts[DeliveryState.REJECTED]
+    all_rejected = view.counts[DeliveryState.REJECTED]
+    # What a blocked provider rejected has stopped already, and says nothing of the others.
+    rejected = max(0, all_rejected - sum(one.rejected for one in view.breaker.blocked))
     sample = rejected + view.counts[DeliveryState.ACCEPTED]
     return (
         sample >= max(1, desired.min_sample)
         and rejected > desired.max_rejected * sample
-        and not breaker.rejections_acknowledged(desired.acknowledged_halt, rejected)
+        and not breaker.rejections_acknowledged(desired.acknowledged_halt, all_rejected)
     )
 
 

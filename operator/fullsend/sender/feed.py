@@ -18,6 +18,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import assert_never
 
 from fullsend.errors import LedgerError, RenderError, SessionFenced
@@ -122,6 +123,9 @@ class Feed:
         """The next row with its message built, within the tokens at hand; None when there is none just now."""
         while self.has_work():
             claimed = self._ready.popleft()
+            if self._pulse.blocked(claimed.domain):
+                self._wait_for_provider(claimed)
+                continue
             try:
                 hand = self._compose(claimed)
             except RenderError as error:
@@ -140,6 +144,14 @@ class Feed:
             return hand
         self._wanting.set()
         return None
+
+    def _wait_for_provider(self, claimed: Claimed) -> None:
+        """Uncharged, and no attempt: it is looked at again after a while, and sent when a person says so."""
+        delay = self._pulse.control.retry.min_backoff
+        what = Record(claimed.seq, claimed.attempts + 1, DeliveryState.DEFERRED, "ProviderBlocked", delay=delay)
+        if claimed.unknowns:
+            what = replace(what, state=DeliveryState.UNKNOWN)
+        self._flusher.record(what)
 
     def _built(self, seq: Seq) -> None:
         self._ever_built = True

@@ -22,10 +22,10 @@ from fullsend.ledger.control import Control
 from fullsend.ledger.database import Database
 from fullsend.ledger.sessions import Heartbeat, OpenedSession
 from fullsend.ledger.view import BreakerState, BreakerView, Counts, Phase
-from fullsend.reconcile import breaker
+from fullsend.reconcile import breaker, rejections
 from fullsend.reconcile.breaker import BreakerPolicy, Trouble
 from fullsend.sender.lease import Lease
-from fullsend.states import CampaignId
+from fullsend.states import CampaignId, DeliveryState
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Pulse:
         self.open_connections = 0
         self.opening = 0
         self._reply_ms: float | None = None
+        self._recent = rejections.Recent()
         self._steps = 0  # of the breaker, on their way to the ledger
         self._take(first)
 
@@ -186,6 +187,32 @@ class Pulse:
         self._reply_ms = took_ms if self._reply_ms is None else 0.9 * self._reply_ms + 0.1 * took_ms
 
     # -- the breaker ----------------------------------------------------------------------------------------------
+
+    def blocked(self, domain: str) -> bool:
+        """Whether the domain's recipients wait until a person says otherwise."""
+        if not self.breaker.blocked:
+            return False
+        provider = rejections.provider_of(domain)
+        return any(one.provider == provider for one in self.breaker.blocked)
+
+    async def settled(self, domain: str, *, rejected: bool, said: str = "") -> None:
+        """A recipient was accepted or rejected: too many of the latter stop their provider, or the campaign."""
+        control = self.control
+        found = self._recent.settled(
+            domain, rejected=rejected, said=said, max_rejected=control.max_rejected, min_sample=control.min_sample
+        )
+        if found is None:
+            return
+        if found.provider:
+            if not breaker.is_acknowledged(control.acknowledged_halt, found.provider):
+                reason = breaker.Reason.PROVIDER_REJECTS
+                await self.trouble(
+                    breaker.ProviderRefuses(found.provider, reason, found.message, found.rejected, found.settled)
+                )
+            return
+        rejected_in_all = max(found.rejected, self.counts[DeliveryState.REJECTED])
+        if not breaker.rejections_acknowledged(control.acknowledged_halt, rejected_in_all):
+            await self.trouble(breaker.TooManyRejected(rejected_in_all, found.message))
 
     async def too_many_connections(self, message: str, *, beside: bool = False) -> bool:
         """The relay takes no more connections than are open (but for one that it has just refused, ``beside``): all

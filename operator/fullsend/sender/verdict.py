@@ -8,6 +8,7 @@ of recent recipients before anything is stopped. Pure but for the dice of the ba
 from __future__ import annotations
 
 import random
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from fullsend.ledger.control import RetryControl
 from fullsend.ledger.sessions import Claimed, Record
 from fullsend.reconcile import breaker
 from fullsend.reconcile.breaker import Trouble
+from fullsend.reconcile.rejections import provider_of
 from fullsend.sender.hand import Armed
 from fullsend.smtp.classify import Verdict as ReplyVerdict
 from fullsend.smtp.classify import classify
@@ -46,12 +48,14 @@ JITTER = 0.25
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What to record of one outcome; what to tell the breaker; whom of those refused before to try again after all
-    (identity hashes); whether the connection is at its end although the relay keeps it open."""
+    (identity hashes); whether the connection is at its end although the relay keeps it open; ``domain``: the
+    recipient's."""
 
     record: Record
     trouble: Trouble | None = None
     reopen: tuple[bytes, ...] = ()
     hang_up: bool = False
+    domain: str = ""
 
 
 def backoff(retry: RetryControl, charged: int, dice: random.Random) -> float:
@@ -68,6 +72,8 @@ class Judge:
         self._sample: tuple[breaker.Verdict, ...] = ()
         self._bare: list[bytes] = []  # refused for good at RCPT without a recipient's reason since the last accept
         self._accepts = 0
+        self._accepted_by: deque[str] = deque(maxlen=breaker.SAMPLE)  # providers of those accepted last
+        self._refused_us: Counter[str] = Counter()  # refusals of the sender since the provider's last accept
         self._content: set[Seq] = set()  # refused for good as a message, by this sender
         self._troubled: set[Seq] = set()  # met with trouble that may be the relay's since the last accept
         self._put_off: set[Seq] = set()  # refused for now as a message since the last accept
@@ -91,6 +97,9 @@ class Judge:
         match outcome:
             case Accepted(reply):
                 self._accepted(armed.hand.claimed.seq)
+                provider = provider_of(armed.hand.claimed.domain)
+                self._accepted_by.append(provider)
+                self._refused_us.pop(provider, None)
                 return Judgement(base.record(DeliveryState.ACCEPTED, "Accepted", stage="DOT", reply=reply, sent=True))
             case Unknown():
                 return self._unknown(base, outcome, retry)
@@ -203,9 +212,11 @@ class Judge:
             case Charge.TRANSPORT:
                 return self._relays(base, refused, verdict, retry, breaker.Refused(verdict.reason, said))
             case Charge.SENDER:
-                self._remember(breaker.Verdict.SENDER)
                 # Not due at once: the next recipient tells whether it is this provider or everybody.
                 record = base.untouched(verdict.reason, stage, reply, delay=backoff(retry, 1, self._dice))
+                if (provider := self._refuses_alone(base.claimed, refused.stage)) is not None:
+                    return Judgement(record, self._provider(provider, said))
+                self._remember(breaker.Verdict.SENDER)
                 general = breaker.judge(self._sample, said)
                 if general is None and not self._accepts and base.claimed.attempts + 1 >= breaker.RUN:
                     general = breaker.SenderRefused(said)  # those who are left are refused each time: no loop
@@ -214,6 +225,23 @@ class Judge:
                 return self._message(base, refused, verdict, retry)
             case _:
                 assert_never(verdict.charge)
+
+    def _refuses_alone(self, claimed: Claimed, stage: Stage) -> str | None:
+        """The provider, where it alone refuses this sender while others accept: then it is not everybody's trouble."""
+        provider = provider_of(claimed.domain)
+        if stage not in (Stage.RCPT, Stage.DATA, Stage.DOT):
+            return None
+        self._refused_us[provider] += 1
+        others_accept = any(name != provider for name in self._accepted_by)
+        return provider if others_accept and len(self._refused_us) == 1 else None
+
+    def _provider(self, provider: str, said: str) -> Trouble | None:
+        self._remember(breaker.Verdict.OTHER)
+        count = self._refused_us[provider]
+        if count < breaker.RUN:
+            return None
+        why = f"{provider} refuses this sender while others accept: {said}"
+        return breaker.ProviderRefuses(provider, breaker.Reason.PROVIDER_REFUSES_SENDER, why, 0, count)
 
     def _message(self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl) -> Judgement:
         """This recipient's copy is refused, or the campaign's content: for now, or for good.

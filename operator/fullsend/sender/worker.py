@@ -14,6 +14,7 @@ import logging
 import time
 import uuid
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -347,7 +348,7 @@ class Worker:
             self._pulse.answered(took_ms)
         elif isinstance(outcome, Unknown):
             log.warning("seq %d, attempt %d: unknown: %s", armed.hand.claimed.seq, armed.hand.attempt, outcome.why)
-        return self._judge.judge(
+        judgement = self._judge.judge(
             armed,
             outcome,
             relay=session.relay,
@@ -357,6 +358,7 @@ class Worker:
             rules=rules_of(self._pulse.control.relay),
             now=self._pulse.database_now(),
         )
+        return replace(judgement, domain=armed.hand.claimed.domain)
 
     async def tell(self, judgement: Judgement, recorded: asyncio.Future[None]) -> None:
         said = judgement.record
@@ -366,6 +368,11 @@ class Worker:
             await self._pulse.trouble(judgement.trouble)
         elif judgement.record.state is DeliveryState.ACCEPTED:
             await self._pulse.success()
+        if said.state in (DeliveryState.ACCEPTED, DeliveryState.REJECTED) and judgement.trouble is None:
+            refused = said.state is DeliveryState.REJECTED
+            await self._pulse.settled(
+                judgement.domain, rejected=refused, said=f"{said.code} {said.enhanced} {said.text}"
+            )
         if judgement.reopen:
             await recorded  # and with it all that was handed over before: what is to be reopened has ended
             await self._reopen(judgement.reopen)

@@ -27,6 +27,7 @@ class FakePulse:
     connections: int = 1
     may_send: bool = True
     metered: bool = False
+    blocked_domains: frozenset[str] = frozenset()
     told: list[Trouble] = field(default_factory=list)
 
     @property
@@ -36,6 +37,9 @@ class FakePulse:
     @property
     def counts(self) -> Any:
         return dict.fromkeys(DeliveryState, 1)
+
+    def blocked(self, domain: str) -> bool:
+        return domain in self.blocked_domains
 
     async def trouble(self, event: Trouble) -> None:
         self.told.append(event)
