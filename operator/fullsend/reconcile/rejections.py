@@ -65,13 +65,14 @@ class Recent:
         self._seen.append((provider, rejected))
         if not rejected:
             return None
+        recent = list(self._seen)[-max(min_sample, PROVIDER_SAMPLE) :]
         theirs = [bad for name, bad in self._seen if name == provider]
-        others = [bad for name, bad in self._seen if name != provider]
-        if len(theirs) >= PROVIDER_SAMPLE and beyond(theirs, max_rejected) and _fine(others, max_rejected):
+        fine = _fine([bad for name, bad in recent if name != provider], max_rejected)
+        if len(theirs) >= PROVIDER_SAMPLE and beyond(theirs, max_rejected) and fine:
             return self._found(provider, theirs, said)
-        recent = [bad for _, bad in self._seen][-max(min_sample, PROVIDER_SAMPLE) :]
-        if len(recent) >= min_sample and beyond(recent, max_rejected) and not _fine(others, max_rejected):
-            return self._found("", recent, said)
+        whole = [bad for _, bad in recent]
+        if len(whole) >= min_sample and beyond(whole, max_rejected) and not fine:
+            return self._found("", whole, said)
         return None
 
     def _found(self, provider: str, sample: list[bool], said: str) -> TooMany:

@@ -369,10 +369,9 @@ class Worker:
         elif judgement.record.state is DeliveryState.ACCEPTED:
             await self._pulse.success()
         if said.state in (DeliveryState.ACCEPTED, DeliveryState.REJECTED) and judgement.trouble is None:
-            refused = said.state is DeliveryState.REJECTED
-            await self._pulse.settled(
-                judgement.domain, rejected=refused, said=f"{said.code} {said.enhanced} {said.text}"
-            )
+            words = f"{said.code} {said.enhanced} {said.text}"
+            rejected = said.state is DeliveryState.REJECTED
+            await self._pulse.settled(judgement.domain, rejected=rejected, said=words)
         if judgement.reopen:
             await recorded  # and with it all that was handed over before: what is to be reopened has ended
             await self._reopen(judgement.reopen)
