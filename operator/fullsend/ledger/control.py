@@ -18,7 +18,7 @@ class _Frozen(BaseModel):
 
 
 class Rate(_Frozen):
-    """At most ``messages`` in any ``seconds`` (burst: one second's worth)."""
+    """At most ``messages`` in any ``seconds``; at most a second's worth at once where that is a minute or less."""
 
     messages: int = Field(ge=1)
     seconds: float = Field(gt=0)
@@ -38,7 +38,7 @@ class RelayControl(_Frozen):
     server_name: str = ""  # for certificate checks, when it differs from host
     helo_name: str = ""
     auth_mechanism: str = ""  # "" (best offered) | PLAIN | LOGIN | CRAM-MD5
-    connections: int = 8  # of all senders of the campaign together
+    connections: int = 8  # of all senders of all campaigns of the transport (or pool) together
     messages_per_connection: int = 0  # 0: no limit
     return_path: str = ""  # the reverse-path; "" is the null one
     verp: bool = False
@@ -47,7 +47,7 @@ class RelayControl(_Frozen):
     dot_timeout: float = 600.0
     reply_rules: tuple[Mapping[str, Any], ...] = ()
     rates: tuple[Rate, ...] = ()
-    pool: str = ""  # transports of several namespaces that share one bucket
+    pool: str = ""  # transports of several namespaces that share rates and connections
 
 
 class RetryControl(_Frozen):

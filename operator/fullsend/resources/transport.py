@@ -148,7 +148,11 @@ class TransportLimits(Model):
     """What the relay allows. The limits hold over all sender pods together."""
 
     connections: Int = Field(
-        default=16, ge=1, le=1000, description="SMTP connections of one campaign, over all its senders. Default: 16."
+        default=16,
+        ge=1,
+        le=1000,
+        description="SMTP connections, over all campaigns that use it and all their senders. Fewer are used where the "
+        "relay says that it takes no more. Default: 16.",
     )
     messages_per_connection: Int = Field(
         default=0,
@@ -163,7 +167,8 @@ class TransportLimits(Model):
     )
     pool: Name | None = Field(
         default=None,
-        description="Transports with the same pool, in any namespace, share one set of `rates`. Default: not shared.",
+        description="Transports with the same pool, in any namespace, share `connections` and `rates`. Give them the "
+        "same in each. Default: not shared.",
     )
 
 

@@ -65,6 +65,10 @@ class Supply(Protocol):
 
     def has_work(self) -> bool: ...
 
+    def worth_connecting(self) -> bool:
+        """Whether there is more work than connections that are being opened for it: a slow relay gets no more of them
+        than it can use."""
+
     def take(self) -> InHand | None:
         """The next composed row, or None when there is none just now."""
 
@@ -111,7 +115,7 @@ class Connection:
 
     async def run(self) -> None:
         while not self._supply.ended:
-            if not (self._supply.wanted(self._index) and self._supply.may_send and self._supply.has_work()):
+            if not (self._supply.wanted(self._index) and self._supply.may_send and self._supply.worth_connecting()):
                 await self._supply.change.wait()
                 continue
             try:

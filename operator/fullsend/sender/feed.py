@@ -112,7 +112,14 @@ class Feed:
     # -- the connections' side ------------------------------------------------------------------------------------
 
     def has_work(self) -> bool:
-        return bool(self._ready) and not self._at_fault and (self._tokens > 0 or not self._pulse.metered)
+        return self.at_hand > 0
+
+    @property
+    def at_hand(self) -> int:
+        """How many rows could be taken now."""
+        if self._at_fault:
+            return 0
+        return min(len(self._ready), self._tokens) if self._pulse.metered else len(self._ready)
 
     @property
     def idle(self) -> bool:

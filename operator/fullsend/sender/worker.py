@@ -292,6 +292,9 @@ class Worker:
     def has_work(self) -> bool:
         return self._feed.has_work()
 
+    def worth_connecting(self) -> bool:
+        return self._feed.at_hand > self._pulse.opening
+
     def take(self) -> InHand | None:
         return self._feed.take() if self.may_send else None
 

@@ -101,6 +101,20 @@ async def test_a_relay_that_takes_few_connections_teaches_all_campaigns_how_many
         await learns(postgres_dsn, ledger, sink.port, 3)
 
 
+async def test_a_slow_relay_gets_no_more_connections_than_it_can_use(postgres_dsn: str, ledger: Database) -> None:
+    """There is no pool to time out on: who finds no connection free waits for the next reply, uncharged."""
+    async with MailSink(faults=Faults(reply_delay=1.0)) as sink:
+        few = await place(postgres_dsn, ledger, sink, 3, relay={"connections": 12, "reply_timeout": 30.0})
+        assert await few.run() is Ended.DRAINED
+        assert sink.peak_connections <= 3
+        many = await place(postgres_dsn, ledger, sink, 12, key="many", relay={"connections": 4, "reply_timeout": 30.0})
+        assert await many.run(seconds=60) is Ended.DRAINED
+        assert sink.peak_connections == 4
+        assert await many.count(S.ACCEPTED) == 12
+        assert (await many.view()).breaker.failures == 0
+        assert await charges(ledger, many) == 0
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()

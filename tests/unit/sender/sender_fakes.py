@@ -204,6 +204,9 @@ class FakeSupply:
     def has_work(self) -> bool:
         return bool(self.rows)
 
+    def worth_connecting(self) -> bool:
+        return self.has_work()
+
     def take(self) -> InHand | None:
         return self.rows.popleft() if self.rows and self.may_send else None
 
