@@ -46,12 +46,20 @@ def may(world: ClusterWorld, who: str, *what: str) -> bool:
     return asked.stdout.strip() == "yes"
 
 
+def all_are_ready(world: ClusterWorld) -> None:
+    """What the campaign names was probed, and says so itself."""
+    world.apply({"kind": "MailTemplate", "metadata": {"name": "news"}, "spec": {"text": "Hi"}})
+    for what in ("audience/people", "mailtransport/relay", "mailtemplate/news"):
+        world.kubectl("wait", "--for=condition=Ready", what, "--timeout=60s", "-n", world.namespace)
+
+
 def test_the_cluster_wide_rights_are_enough(world: ClusterWorld, plane: ControlPlane) -> None:
     people = world.recipients(20)
     world.transport(world.place.sink().port)
     operator = world.operator(everywhere=True, lease=HOME, kubeconfig=kubeconfig(world, plane))
     world.campaign(ttlSecondsAfterFinished=3600)
     world.until("Complete")
+    all_are_ready(world)
     assert "forbidden" not in operator.words
     assert world.copies() == dict.fromkeys(people, 1)
     assert ("AllAccepted",) in {(reason,) for reason, _ in world.events()}
@@ -65,6 +73,7 @@ def test_the_rights_in_one_namespace_are_enough_for_it(world: ClusterWorld, plan
     operator = world.operator("--cluster-id", "here", lease=HOME, kubeconfig=kubeconfig(world, plane))
     world.campaign()
     world.until("Complete")
+    all_are_ready(world)
     assert "forbidden" not in operator.words
     assert world.copies() == dict.fromkeys(people, 1)
 
@@ -80,6 +89,9 @@ def test_the_operator_reads_no_secret_of_anybody_and_gives_itself_nothing(world:
         ("create", "pods"),
         ("create", "pods/exec"),
         ("patch", "campaigns"),
+        ("patch", "audiences"),
+        ("patch", "mailtransports"),
+        ("delete", "mailtemplates"),
         ("create", "rolebindings"),
         ("impersonate", "users"),
     ):
