@@ -20,9 +20,9 @@ from fullsend.reconcile.conditions import Status, trimmed
 from fullsend.reconcile.observed import DatabaseFault, DatabaseProblem, JobView
 from fullsend.resources.status import Condition, ConditionStatus
 
-SETTLE: Final = timedelta(seconds=2)
-"""A spec is left alone for so long before it is probed: what is applied together with a campaign must not keep its plan
-from starting, and three edits in a row are one probe."""
+SETTLE: Final = timedelta(seconds=5)
+"""A spec is left alone for so long before it is probed: a campaign that is applied together with it has its first mail
+out by then, and three edits in a row are one probe."""
 TURN: Final = timedelta(seconds=2)
 """Until it is asked again whether a probe may start, where enough of them run."""
 FIRST_RETRY: Final = timedelta(seconds=10)
