@@ -126,14 +126,14 @@ def test_resumed_before_the_pause_has_cleaned_up(workspace: Workspace):
     Listmonk 3.0.0: marked finished: the clean-up of the pause meets the state of the start.
     Fullsend: two runs never hold one campaign; the second waits for the first and goes on where it ended.
     """
-    people = workspace.recipients(800)
+    people = workspace.recipients(400)
     sink = workspace.sink({"rules": [{"fault": "Slow", "delay": 0.15}]})
     workspace.campaign(sink.port, transport={"limits": {"connections": 8}})
     with contextlib.ExitStack() as runs:
         for _ in range(3):
             before = taken(sink)
             run = runs.enter_context(workspace.running())
-            eventually("mail of this run", 60, lambda before=before: taken(sink) > before + 40)
+            eventually("mail of this run", 60, lambda before=before: taken(sink) > before + 20)
             run.send_signal(signal.SIGTERM)
         last = runs.enter_context(workspace.running())
         assert last.wait(90) == 0, workspace.said()

@@ -30,7 +30,7 @@ def test_relay_that_refuses_connections_and_comes_back(workspace: Workspace):
         first.stop()
         time.sleep(1.2)
         second = workspace.sink(port=first.port)
-        assert run.wait(150) == 0, workspace.said()
+        assert run.wait(240) == 0, workspace.said()
     assert 0 < len(first.entries()) < 20_000
     found = account(people, first, second)
     assert not found.missed
