@@ -105,7 +105,9 @@ async def test_a_person_who_says_no_while_their_row_is_claimed(postgres_dsn: str
     Fullsend: a no that was committed is honoured when a row is armed; from then to the wire it takes 5 s at most.
     """
     async with MailSink(faults=Faults(reply_delay=0.1)) as sink:
-        here = await place(postgres_dsn, ledger, sink, 60, rates=[{"messages": 5, "seconds": 1.0}], relay={"connections": 1})
+        here = await place(
+            postgres_dsn, ledger, sink, 60, rates=[{"messages": 5, "seconds": 1.0}], relay={"connections": 1}
+        )
         said_no: dict[str, float] = {}
         async with here.sender() as sender:
             for _ in range(4):
