@@ -98,7 +98,7 @@ class Usage:
             float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("fullsend_api_requests_total{")
         )
         stat = Path(f"/proc/{operator.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return cls(time.monotonic(), (int(stat[11]) + int(stat[12])) / TICKS, sum(requests))
+        return cls(time.monotonic(), (int(stat[11]) + int(stat[12])) / TICKS, requests)
 
 
 def memory(operator: OperatorProcess, name: str) -> float:

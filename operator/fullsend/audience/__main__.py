@@ -14,13 +14,14 @@ from pathlib import Path
 from fullsend.audience.job import PlanJob
 from fullsend.audience.plan import PlanFailed, plan
 from fullsend.errors import FullsendError, InvalidInput
-from fullsend.ledger.database import Database
+from fullsend.ledger.database import Database, patiently
 from fullsend.ledger.view import PlanView
 from fullsend.states import CampaignId
 
 
 async def run(job: PlanJob) -> PlanView:
-    db = await Database.open(job.dsn(), application="fullsend plan")
+    dsn = job.dsn()
+    db = await patiently(lambda: Database.open(dsn, application="fullsend plan"))
     try:
         return await plan(db, CampaignId(job.campaign), tenant=job.tenant, mounts=job.mounts)
     finally:

@@ -21,6 +21,8 @@ pooler such as pgbouncer may sit between; server-side prepared statements are th
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -89,6 +91,27 @@ def utc(value: datetime) -> datetime:
 
 def utc_or_none(value: datetime | None) -> datetime | None:
     return None if value is None else value.astimezone(UTC)
+
+
+PATIENCE: Final = 120.0
+"""Seconds for which a process waits at its start for a database that takes no more connections: those of many
+campaigns that begin at once are soon over, and a process that ended would only come back."""
+PAUSE: Final = (0.5, 3.0)
+"""Seconds between two tries, at random, so that those who were refused together don't come back together."""
+
+
+async def patiently(open_: Callable[[], Awaitable[T]], *, give_up: Callable[[], bool] = lambda: False) -> T:
+    """What ``open_`` returns, once it does. Raises its last LedgerUnavailable after ``PATIENCE``, or when told to
+    ``give_up``. ``open_`` holds nothing after it failed, so that processes that each want two don't wait for ever for
+    one another."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await open_()
+        except LedgerUnavailable:
+            if give_up() or time.monotonic() > end:
+                raise
+        await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311 - not a secret
 
 
 def unknown_campaign(campaign: CampaignId) -> LedgerError:

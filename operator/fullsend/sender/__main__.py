@@ -20,7 +20,7 @@ import uvloop
 from fullsend import logs
 from fullsend.errors import FullsendError, InvalidInput, LedgerUnavailable
 from fullsend.ledger import campaigns, sessions
-from fullsend.ledger.database import Database
+from fullsend.ledger.database import Database, patiently
 from fullsend.message.compiled import CompiledMessage
 from fullsend.message.compose import Composer
 from fullsend.sender.job import SenderJob
@@ -57,10 +57,23 @@ class _Signals:
         if self._worker is not None:
             self._worker.stop()
 
+    @property
+    def seen(self) -> bool:
+        return self._seen > 0
+
     def go_to(self, worker: Worker) -> None:
         self._worker = worker
         for _ in range(self._seen):
             worker.stop()
+
+
+async def _both(dsn: str, holder: str) -> tuple[Database, Database]:
+    db = await Database.open(dsn, application=f"fullsend-send/{holder}")
+    try:
+        return db, await Database.open(dsn, application=f"fullsend-flush/{holder}")
+    except BaseException:
+        await db.close()
+        raise
 
 
 async def _send(job: SenderJob) -> None:
@@ -69,9 +82,8 @@ async def _send(job: SenderJob) -> None:
     logs.about(campaign_id=campaign, wave=job.wave, holder=job.holder)
     dsn = job.dsn()
     async with AsyncExitStack() as stack:
-        db = await Database.open(dsn, application=f"fullsend-send/{job.holder}")
+        db, flush_db = await patiently(lambda: _both(dsn, job.holder), give_up=lambda: signals.seen)
         stack.push_async_callback(db.close)
-        flush_db = await Database.open(dsn, application=f"fullsend-flush/{job.holder}")
         stack.push_async_callback(flush_db.close)
         compiled = await campaigns.compiled(db, campaign)
         if compiled is None:

@@ -88,6 +88,12 @@ def test_rows_that_are_due_are_work() -> None:
     assert of_kind(decision, EnsureSenders).pods == 1
 
 
+def test_a_job_that_is_known_to_wait_is_believed_for_as_long_as_it_does() -> None:
+    waits = job(1, started_at=ago(hours=1), problem="Unschedulable: Insufficient cpu")
+    decision = look(wish(max_pods=4), world(view({"pending": 10}, wave=1), jobs=(waits,)))
+    assert not {"EnsureSenders", "StopSenders"} & set(kinds(decision))
+
+
 def test_the_first_n_are_sent_and_then_approval_is_awaited() -> None:
     first = wish(rollout_first=10)
     assert of_kind(look(first, world(view({"pending": 1000}))), EnsureSenders).pods == 1
