@@ -11,7 +11,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-postgres chaos fuzz check format docs bench lock clean cluster cluster-stop cluster-programs \
-	image sbom manifests
+	image sbom manifests e2e
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,6 +43,16 @@ chaos: .setup-dev ## an account of faults: a campaign under everything that can 
 INPUTS ?= 50000
 fuzz: .setup-dev ## the fuzzers at length: INPUTS= to each, others each time (make test runs some thousands)
 	FULLSEND_FUZZ_INPUTS=$(INPUTS) $(PYTHON) -m pytest tests/fuzz -q -n 2
+
+# Processes, mounts and addresses of the node are in namespaces that end with the run. The network is a new one, so the
+# images, whose packages come from somewhere, are made first.
+E2E_IMAGES := $(CURDIR)/.fullsend/e2e-images
+e2e: .setup-dev ## the image, the chart and campaigns on a real node; as root, with Debian's buildah, debootstrap, runc, ...
+	$(PYTHON) tests/cluster/binaries.py --node --if-possible >/dev/null
+	@why="$$($(PYTHON) tests/e2e/needs.py)"; if [ -n "$$why" ]; then echo "make e2e: SKIPPED, no real node here: $$why"; else \
+	  set -e; $(PYTHON) tests/e2e/images.py $(E2E_IMAGES); \
+	  FULLSEND_E2E_IMAGES=$(E2E_IMAGES) unshare --net --mount --pid --fork --kill-child --mount-proc \
+	    sh -c 'mount --make-rshared / && $(PYTHON) -m pytest tests/e2e $(ARGS); code=$$?; exit $$code'; fi
 
 check: .setup-dev ## lint, format check, types, import contracts
 	$(PYTHON) -m ruff check

