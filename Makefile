@@ -103,7 +103,7 @@ COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --generate-hashes
 lock: .setup-dev ## refresh requirements/*.txt from pyproject.toml (ARGS=--upgrade for newer versions)
 	$(COMPILE) -o requirements/base.txt
 	$(COMPILE) --extra local -c requirements/base.txt -o requirements/local.txt
-	$(COMPILE) --extra local --extra kubeconfig --group dev -c requirements/local.txt -o requirements/dev.txt
+	$(COMPILE) --extra local --group dev -c requirements/local.txt -o requirements/dev.txt
 	$(UV) pip compile --group build --quiet --universal --generate-hashes --only-binary :all: --no-annotate \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS) -o requirements/build.txt
 

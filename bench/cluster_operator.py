@@ -213,8 +213,6 @@ def main() -> None:
         kubectl = Kubectl(str(plane.kubectl), plane.admin, plane)
         kubectl("apply", "--server-side", "-f", ROOT / "crds")
         kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", ROOT / "crds")
-        (folder / "kubernetes.py").write_text("raise ImportError('an image has it not')\n")
-        os.environ["PYTHONPATH"] = str(folder)  # the operator's, see controller/access.py
         place = Workspace(folder, postgres.dsn)
         stack.callback(place.close)
         world = ClusterWorld(kubectl, "default", place)

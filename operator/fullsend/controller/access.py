@@ -1,8 +1,8 @@
 """How the API server is reached and who we are to it: a pod's service account, or a kubeconfig.
 
-The official client is for a kubeconfig whose user logs in by a program, as those of managed clusters do. It is not in
-an image (``fullsend[kubeconfig]`` has it): where it is installed kopf imports it, which costs the operator 15 MB.
-Invariant: a token is never kept for long. The kubelet renews that of a service account within the hour, in its file.
+The official client is for a kubeconfig whose user logs in by a program, as those of managed clusters do; in a pod it is
+not imported, which would cost the operator 15 MB. Invariant: a token is never kept for long. The kubelet renews that of
+a service account within the hour, in its file.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import kopf
-
+from fullsend.controller.framework import kopf
 from fullsend.errors import InvalidInput, Problem
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -81,14 +80,8 @@ def _as_user() -> kopf.ConnectionInfo:
 
 def _by_the_official_client() -> kopf.ConnectionInfo:
     """It runs the program that the kubeconfig names, and knows the ways of the large clouds. Raises LoginError."""
-    try:
-        from kubernetes.client import Configuration
-        from kubernetes.config import ConfigException, load_kube_config
-    except ImportError as error:
-        raise kopf.LoginError(
-            "the kubeconfig's user has neither a token nor a client certificate; for a program to log in with, "
-            "pip install 'fullsend[kubeconfig]'"
-        ) from error
+    from kubernetes.client import Configuration
+    from kubernetes.config import ConfigException, load_kube_config
 
     found = Configuration()
     try:

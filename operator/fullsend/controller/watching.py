@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any, Final
 
-import kopf
-
 from fullsend.controller.access import Access
+from fullsend.controller.framework import kopf
 from fullsend.controller.names import AUDIENCES, CAMPAIGNS, JOBS, LABEL_UID, TEMPLATES, TRANSPORTS, Kind
 
 Seen = Callable[[Kind, Mapping[str, Any], bool], None]
