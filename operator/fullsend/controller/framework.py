@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 
 if "kubernetes" not in sys.modules:
-    sys.modules["kubernetes"] = None  # type: ignore[assignment] - what the import system takes for "there is none"
+    # None is what the import system takes for "there is none".
+    sys.modules["kubernetes"] = None  # type: ignore[assignment]
     try:
         import kopf
     finally:
