@@ -179,3 +179,20 @@ def test_manifests_are_what_the_chart_renders(helm: Helm, folder: str, values: s
         args.sort()
     stale = sorted(key for key in ours.keys() | charts.keys() if ours.get(key) != charts.get(key))
     assert not stale, "run `make manifests`, and look at what the kustomizations add"
+
+
+def test_what_watches_it_is_there_where_it_is_asked_for(helm: Helm) -> None:
+    each = {"enabled": True}
+    monitoring = {"podMonitor": each, "rules": each, "dashboard": each, "labels": {"release": "prometheus"}}
+    rendered = helm.render({"database": DATABASE, "monitoring": monitoring})
+    alerts = YAML(typ="safe", pure=True).load(CHART / "files" / "alerts.yaml")
+    rule = the(rendered, "PrometheusRule", "fullsend")
+    assert rule["spec"] == alerts
+    monitor = the(rendered, "PodMonitor", "fullsend-operator")
+    assert monitor["metadata"]["labels"]["release"] == rule["metadata"]["labels"]["release"] == "prometheus"
+    [operator] = [each for each in rendered if each["kind"] == "Deployment" and "operator" in each["metadata"]["name"]]
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    assert wanted <= operator["spec"]["template"]["metadata"]["labels"].items()
+    dashboard = the(rendered, "ConfigMap", "fullsend-dashboard")
+    assert json.loads(dashboard["data"]["fullsend.json"])["title"] == "Fullsend"
+    assert not [each for each in helm.render({"database": DATABASE}) if "monitoring" in each["apiVersion"]]

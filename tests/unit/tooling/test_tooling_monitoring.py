@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,3 +80,13 @@ def test_links_within_the_docs_lead_somewhere() -> None:
         assert not target or (ROOT / "docs" / target).exists(), target
     for anchor in re.findall(r"\]\(#([^)]*)\)", RUNBOOK):
         assert anchor in {entry.lower() for entry in entries()}, anchor
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, of Prometheus, is not on the PATH")
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    for file in (FILES / "alerts.yaml", Path(__file__).with_name("alerts_promtool.yaml")):
+        shutil.copy(file, tmp_path)
+    done = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "alerts_promtool.yaml"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
