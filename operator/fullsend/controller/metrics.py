@@ -149,6 +149,12 @@ TABLE: Final[Mapping[str, Described]] = {
             _TRANSPORT,
         ),
         Described(
+            "fullsend_transport_connections_learned",
+            "gauge",
+            "How many connections the relay has said it takes (\"too many\"), where it has.",
+            _TRANSPORT,
+        ),
+        Described(
             "fullsend_transport_attempt_duration_seconds",
             "histogram",
             "From handing a message to a connection to the relay's last reply to it.",
@@ -292,6 +298,7 @@ def _of_conditions(conditions: Iterable[tuple[str, str, Mapping[str, str]]]) -> 
 def _of_transports(transports: Sequence[TransportFigures]) -> Iterator[Metric]:
     connections = _gauge("fullsend_transport_connections")
     allowed = _gauge("fullsend_transport_connections_allowed")
+    learned = _gauge("fullsend_transport_connections_learned")
     described = TABLE["fullsend_transport_attempt_duration_seconds"]
     took = HistogramMetricFamily(described.name, described.help, labels=described.labels)
     for each in transports:
@@ -299,9 +306,11 @@ def _of_transports(transports: Sequence[TransportFigures]) -> Iterator[Metric]:
         connections.add_metric(key, each.connections)
         if each.allowed is not None:
             allowed.add_metric(key, each.allowed)
+        if each.learned is not None:
+            learned.add_metric(key, each.learned)
         if each.took:
             took.add_metric(key, buckets=list(_cumulated(each.took)), sum_value=each.took_ms / 1000)
-    yield from (connections, allowed, took)
+    yield from (connections, allowed, learned, took)
 
 
 def _cumulated(took: Sequence[int]) -> Iterator[tuple[str, float]]:

@@ -53,12 +53,13 @@ class CampaignFigures:
 @dataclass(frozen=True, slots=True)
 class TransportFigures:
     """``took``: attempts that were answered, by duration as in ``flush.TOOK_UP_TO``; ``allowed``: connections of a
-    campaign that is under way, None where there is none."""
+    campaign that is under way, None where there is none; ``learned``: what the relay has said that it takes."""
 
     tenant: str
     transport: str
     connections: int
     allowed: int | None
+    learned: int | None
     took_ms: int
     took: tuple[int, ...]
 
@@ -81,6 +82,7 @@ async def figures(db: Database) -> Figures:
                 transport=row["transport"],
                 connections=row["in_use"],
                 allowed=row["allowed"],
+                learned=row["learned"],
                 took_ms=row["took_ms"],
                 took=tuple(row["took"]),
             )

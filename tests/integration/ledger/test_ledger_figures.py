@@ -59,6 +59,7 @@ async def test_how_long_attempts_took_is_kept_by_transport(ledger: Database) -> 
 
     [transport] = (await figures(ledger)).transports
     assert (transport.tenant, transport.transport, transport.connections) == ("ns", "relay", 4)
+    assert transport.learned is None
     assert transport.took_ms == 2 * 90_039
     assert len(transport.took) == len(TOOK_UP_TO) + 1
     assert [transport.took[0], transport.took[2], transport.took[-1], sum(transport.took)] == [4, 2, 2, 8]
@@ -80,3 +81,14 @@ async def test_of_two_campaigns_with_one_name_the_newer_is_told(ledger: Database
     assert (await only(ledger)).ledger_key == "second"
     assert (await only(ledger)).counts.total == 5
     assert newer
+
+
+async def test_what_a_relay_has_said_of_connections_is_told_of_its_transport(ledger: Database) -> None:
+    campaign = await sealed(ledger, 4)
+    await sql(
+        ledger,
+        "INSERT INTO fullsend.outlet (name, learned) SELECT outlet, 3 FROM fullsend.campaign WHERE id = %s",
+        campaign,
+    )
+    [transport] = (await figures(ledger)).transports
+    assert transport.learned == 3

@@ -32,8 +32,10 @@ ORDER BY t.name, c.name, c.id DESC LIMIT %(limit)s;
 -- Connections and durations by transport, over all campaigns that the ledger keeps
 SELECT t.name AS tenant, c.control #>> '{relay,name}' AS transport, sum(s.connections)::bigint AS in_use,
     max((c.control #>> '{relay,connections}')::integer) FILTER (WHERE c.finished_at IS NULL) AS allowed,
+    max(l.learned) AS learned,
     sum(k.took_ms)::bigint AS took_ms, fullsend.add_all(k.took) AS took
 FROM fullsend.campaign AS c JOIN fullsend.tenant AS t ON t.id = c.tenant_id
+LEFT JOIN fullsend.outlet AS l ON l.name = c.outlet
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(n.took_ms), 0) AS took_ms, fullsend.add_all(n.took) AS took
     FROM fullsend.counter AS n WHERE n.campaign_id = c.id
