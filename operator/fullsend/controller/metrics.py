@@ -151,7 +151,7 @@ TABLE: Final[Mapping[str, Described]] = {
         Described(
             "fullsend_transport_connections_learned",
             "gauge",
-            "How many connections the relay has said it takes (\"too many\"), where it has.",
+            'How many connections the relay has said it takes ("too many"), where it has.',
             _TRANSPORT,
         ),
         Described(

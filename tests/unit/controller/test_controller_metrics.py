@@ -38,7 +38,9 @@ FIGURES = Figures(
             proof_holds=False,
         ),
     ),
-    transports=(TransportFigures("shop", "relay", connections=8, allowed=16, learned=9, took_ms=4200, took=(5, *[0] * 11, 2)),),
+    transports=(
+        TransportFigures("shop", "relay", connections=8, allowed=16, learned=9, took_ms=4200, took=(5, *[0] * 11, 2)),
+    ),
     phases={Phase.SENDING: 1, Phase.COMPLETE: 12},
 )
 
