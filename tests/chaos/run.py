@@ -30,7 +30,7 @@ from chaos.people import People
 from chaos.proxy import CuttingProxy
 from chaos.relay import Relay
 from chaos.storm import SHORT, storm
-from chaos.world import ChaosFailed, World
+from chaos.world import HALTED, ChaosFailed, World
 from fullsend.ledger.database import Database
 from fullsend.ledger.migrate import migrate
 
@@ -75,6 +75,8 @@ async def campaign(world: World, size: int, seed: int, limit: float) -> None:
                 restarts += 1
                 if restarts > RESTARTS:
                     raise ChaosFailed(f"the shell ended {restarts} times, last with {code}: {world.status()}")
+                if code == HALTED:
+                    world.acknowledge()
                 if code == FAILED:
                     world.place.fullsend("retry", "launch", "--state-of", "held", "--state-of", "expired")
                 world.start_shell()

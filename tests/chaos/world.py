@@ -255,12 +255,21 @@ class World:
             raise ChaosFailed(f"the ledger went back, and the shell ended with {code}")
         await asyncio.sleep(2)
         self.halted = (halted, time.time())
-        self.acknowledged = self._halt()
         for address, at in tuple(self.said_no.items()):
             if at >= self._copied_at - 1:
                 await self.say_no(ledger, address)
-        self.declare()
+        self.acknowledge()
         self.start_shell()
+
+    def acknowledge(self) -> bool:
+        """What a person does who has read the status; False where it asks nothing new. Senders and the shell may each
+        have found that the ledger went back, and each halt has an id of its own."""
+        halt = self._halt()
+        if not halt or halt == self.acknowledged or self.forgotten is None:
+            return False
+        self.acknowledged = halt
+        self.declare()
+        return True
 
     def _halt(self) -> str:
         """The id of the halt of a ledger that went back, once the status has it."""
