@@ -66,6 +66,7 @@ def campaign(situation: Situation, *, generation: int = 3) -> dict[str, Any]:
         senders_failing="",
         no_progress="",
         reduced=("", ""),
+        blocked=("", ""),
         generation=3,
         previous=CampaignStatus(),
         now=NOW,
