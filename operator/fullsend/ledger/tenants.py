@@ -5,9 +5,10 @@ tenant and the grants below let it do what these and an import do, no more. Its 
 installation's secret, so that handing the DSN out again changes nothing for senders already running.
 
 The fallback: where this connection may not create roles (a managed database, a hand-made owner without CREATEROLE), or
-where the new role cannot log in (a pooler with a fixed list of users), ``tenant_dsn`` gives the DSN it was called with.
+where the new role is not let in (a pooler with a fixed list of users), ``tenant_dsn`` gives the DSN it was called with.
 Tenants then share the owner's rights and are kept apart by the program alone; ``TenantAccess.isolated`` says so, for
-the shells to show it. See docs/decisions/ledger-roles.md.
+the shells to show it. See docs/decisions/ledger-roles.md. Invariant: a database that only can't be reached, or takes no
+more connections, never puts the owner's DSN into a tenant's hands; that is LedgerUnavailable.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from psycopg import errors as pg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from fullsend.ledger.database import Connection, Database, translated, with_defaults
+from fullsend.errors import LedgerUnavailable
+from fullsend.ledger.database import Connection, Database, with_defaults
 from fullsend.ledger.named import query
 
 # Never UPDATE on campaign_id or tenant_id: the policies check whose a row is only when it is new.
@@ -61,6 +63,9 @@ _GRANTS: Final = (
     "GRANT UPDATE (content, answered_number, answered_generation, answered_at, result) ON fullsend.probe TO {role}",
 )
 
+_NOT_LET_IN: Final = re.compile("authentication failed|no such user|user not found", re.IGNORECASE)
+"""What poolers say without a name."""
+
 
 @dataclass(frozen=True, slots=True)
 class TenantAccess:
@@ -77,7 +82,7 @@ async def tenant_dsn(dsn: str, tenant: str) -> str:
 
 
 async def tenant_access(dsn: str, tenant: str) -> TenantAccess:
-    """Makes or finds the tenant's role, brings its grants up to date, and checks that it can log in."""
+    """Makes or finds the tenant's role, brings its grants up to date, and checks that it may log in. Raises LedgerError."""
     db = await Database.open(dsn, application="fullsend-tenants")
     try:
         row = await db.fetch_one("tenant_secrets")
@@ -93,7 +98,7 @@ async def tenant_access(dsn: str, tenant: str) -> TenantAccess:
     finally:
         await db.close()
     theirs = make_conninfo(dsn, user=role, password=password)
-    if await _can_log_in(theirs):
+    if await _may_log_in(theirs, role):
         return TenantAccess(theirs, role, isolated=True)
     return TenantAccess(dsn, "", isolated=False)
 
@@ -126,11 +131,19 @@ async def _make_role(connection: Connection, role: str, password: str, tenant: s
     await connection.execute(query("name_tenant_role"), {"role": role, "tenant": tenant})
 
 
-async def _can_log_in(dsn: str) -> bool:
+async def _may_log_in(dsn: str, role: str) -> bool:
+    """False where the server or a pooler refuses this very role. Raises LedgerUnavailable for everything else."""
     try:
-        async with translated():
-            connection = await psycopg.AsyncConnection.connect(with_defaults(dsn, "fullsend-tenants"))
-            await connection.close()
-    except Exception:
-        return False
+        connection = await psycopg.AsyncConnection.connect(with_defaults(dsn, "fullsend-tenants"))
+    except psycopg.OperationalError as error:
+        if is_refusal_of(role, str(error)):
+            return False
+        raise LedgerUnavailable(f"Whether {role} may log in can't be found out now: {error}") from error
+    await connection.close()
     return True
+
+
+def is_refusal_of(role: str, text: str) -> bool:
+    """libpq tells no SQLSTATE of a login that failed. What is about the role names it, in every language; what is about
+    the server's state doesn't, but for a limit on the role's connections."""
+    return "too many connections" not in text and (role in text or bool(_NOT_LET_IN.search(text)))
