@@ -138,6 +138,20 @@ def test_no_pod_has_the_ledgers_secret_but_those_of_campaigns_and_of_who_may_rea
     assert installed.may_apply("system:serviceaccount:kube-system:job-controller", pod(**way)) == ""
 
 
+def test_nobody_puts_a_program_of_their_own_into_a_pod_that_has_it(installed: Installed) -> None:
+    kubectl, here = installed.kubectl, ("-n", installed.namespace)
+    kubectl("create", "role", "changer", "--verb=get,patch", "--resource=pods", *here)
+    kubectl("create", "rolebinding", "changer", "--role=changer", "--user=changer", *here)
+    unscheduled = {"schedulingGates": [{"name": "fullsend.dev/never"}]}
+    kubectl("create", *here, "-f", "-", given=pod(**MOUNTED, **STARTER, **unscheduled))
+    for part in ("containers", "initContainers"):
+        name = "it" if part == "containers" else "i"
+        swapped = json.dumps({"spec": {part: [{"name": name, "image": "another"}]}})
+        done = kubectl.run("patch", "pod", "it", *here, "--as=changer", "-p", swapped)
+        assert "login to the ledger" in done.stderr
+    kubectl("patch", "pod", "it", *here, "--as=changer", "-p", '{"metadata": {"labels": {"a": "b"}}}')
+
+
 def test_the_kinds_outlive_the_release_and_another_takes_them_over(installed: Installed, kubectl: Kubectl) -> None:
     told = installed.helm("uninstall", RELEASE, "-n", installed.namespace)
     assert "kept due to the resource policy" in told

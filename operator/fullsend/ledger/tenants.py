@@ -82,7 +82,7 @@ async def tenant_dsn(dsn: str, tenant: str) -> str:
 
 
 async def tenant_access(dsn: str, tenant: str) -> TenantAccess:
-    """Makes or finds the tenant's role, brings its grants up to date, and checks that it may log in. Raises LedgerError."""
+    """Makes or finds the tenant's role, brings its grants up to date, checks that it may log in. Raises LedgerError."""
     db = await Database.open(dsn, application="fullsend-tenants")
     try:
         row = await db.fetch_one("tenant_secrets")

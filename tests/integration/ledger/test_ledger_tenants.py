@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from fullsend.errors import LedgerError, SchemaMismatch
+from fullsend.errors import LedgerError, LedgerUnavailable, SchemaMismatch
 from fullsend.ledger import campaigns, lists, probes, sessions, suppressions
 from fullsend.ledger.database import Database
 from fullsend.ledger.lists import MemberStatus, NewMember
 from fullsend.ledger.suppressions import NewSuppression, Scope, Target
-from fullsend.ledger.tenants import role_name, tenant_access, tenant_dsn
+from fullsend.ledger.tenants import is_refusal_of, role_name, tenant_access, tenant_dsn
 from fullsend.states import CampaignId, Seq
 from fullsend.states import DeliveryState as S
 from support import ledger_worlds as world
@@ -187,6 +187,20 @@ async def test_another_tenants_session_and_campaign_do_not_exist_for_a_tenant(wo
     assert (await sessions.heartbeat(worlds.owner, mine)).live
 
 
+async def test_another_tenants_transport_is_not_to_be_seen_and_a_pool_is(worlds: Worlds) -> None:
+    red = await world.opened(worlds.owner, worlds.campaigns["red"])
+    await sessions.heartbeat(worlds.owner, red, connections=3)
+    await sessions.learn_connections(worlds.owner, red, open_=3, message="421 4.7.0 too many from red.example")
+    [(theirs,)] = await world.sql(
+        worlds.owner, "SELECT outlet FROM fullsend.campaign WHERE id = %s", worlds.campaigns["red"]
+    )
+    see = "SELECT x ->> 'connections', x ->> 'message' FROM fullsend.see_outlet(%s) AS x"
+    assert await world.sql(worlds.owner, see, theirs) == [("7", "421 4.7.0 too many from red.example")]
+    assert await world.sql(worlds.blue, see, theirs) == [("0", None)]
+    await world.controlled(worlds.owner, worlds.campaigns["red"], {"relay": {"name": "relay", "pool": "shared"}})
+    assert await world.sql(worlds.blue, see, "pool:shared") == [("7", None)]
+
+
 async def test_a_tenants_role_can_plan_send_reopen_and_close(worlds: Worlds) -> None:
     campaign = await world.registered(worlds.owner, tenant="blue", key="second")
     blue = worlds.blue
@@ -252,6 +266,41 @@ async def test_where_roles_cannot_be_made_the_owners_dsn_is_given(postgres_dsn: 
     finally:
         await world.sql(ledger, "DROP OWNED BY plain_owner")
         await world.sql(ledger, "DROP ROLE plain_owner")
+
+
+async def test_a_server_without_room_for_the_role_gives_nobody_the_owners_dsn(
+    postgres_dsn: str, ledger: Database
+) -> None:
+    role = (await tenant_access(postgres_dsn, "blue")).role
+    await world.sql(ledger, f'ALTER ROLE "{role}" CONNECTION LIMIT 0')
+    try:
+        with pytest.raises(LedgerUnavailable, match="can't be found out now"):
+            await tenant_access(postgres_dsn, "blue")
+    finally:
+        await world.sql(ledger, f'ALTER ROLE "{role}" CONNECTION LIMIT -1')
+    assert (await tenant_access(postgres_dsn, "blue")).isolated
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ('FATAL:  password authentication failed for user "fullsend_a"', True),
+        ("FATAL:  Passwort-Authentifizierung für Benutzer »fullsend_a« fehlgeschlagen", True),
+        ('FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "fullsend_a", database "ledger", no encryption', True),
+        ('FATAL:  role "fullsend_a" is not permitted to log in', True),
+        ("FATAL:  SASL authentication failed", True),
+        ("FATAL:  Tenant or user not found", True),
+        ("FATAL:  sorry, too many clients already", False),
+        ("FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute", False),
+        ('FATAL:  too many connections for role "fullsend_a"', False),
+        ("FATAL:  the database system is starting up", False),
+        ("FATAL:  no more connections allowed (max_client_conn)", False),
+        ("connection timeout expired", False),
+        ('connection to server at "10.0.0.1", port 5432 failed: Connection refused', False),
+    ],
+)
+def test_only_who_is_refused_by_name_has_no_login(text: str, refused: bool) -> None:
+    assert is_refusal_of("fullsend_a", text) is refused
 
 
 async def test_a_stranger_is_told_that_the_ledger_is_not_theirs(postgres_dsn: str, ledger: Database) -> None:

@@ -246,3 +246,15 @@ async def test_nothing_is_learnt_where_none_of_the_connections_is_ours(ledger: D
         await sessions.heartbeat(ledger, session, connections=0)
     assert await sessions.learn_connections(ledger, one, open_=0, message="421 too busy") == 0
     assert (await campaigns.observe(ledger, campaign, session_lease_seconds=60)).outlet.learned is None
+
+
+async def test_campaigns_that_are_done_leave_nothing_to_whoever_asks_next(ledger: Database) -> None:
+    for key in ("one", "two"):
+        campaign = await world.sealed(ledger, 1, key=key, control=relay((100, 3600)))
+        assert (await sessions.grant(ledger, await world.opened(ledger, campaign), 1)).messages == 1
+        await world.sql(ledger, "UPDATE fullsend.campaign SET phase = 'complete' WHERE id = %s", campaign)
+    last = await world.sealed(ledger, 1, key="three", control=relay((100, 3600)))
+    session = await world.opened(ledger, last)
+    for _ in range(2):
+        assert (await sessions.grant(ledger, session, 1)).messages == 1
+    assert await world.sql(ledger, "SELECT campaign_id, served FROM fullsend.turn") == [(last, 2)]

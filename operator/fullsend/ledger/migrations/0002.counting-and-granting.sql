@@ -287,6 +287,14 @@ BEGIN
     END LOOP;
     UPDATE fullsend.bucket AS b SET level = greatest(0, b.level - v_give), taken = b.taken + v_give
     WHERE b.id = ANY (v_ids);
+    -- Who asks for the first time clears away who is done: a turn costs the same after thousands of campaigns.
+    IF EXISTS (
+        SELECT FROM fullsend.bucket AS b WHERE b.id = ANY (v_ids) AND b.owner NOT LIKE 'campaign:%' AND NOT EXISTS (
+            SELECT FROM fullsend.turn AS t WHERE t.bucket_id = b.id AND t.campaign_id = v_campaign))
+    THEN
+        DELETE FROM fullsend.turn AS t USING fullsend.campaign AS c
+        WHERE t.bucket_id = ANY (v_ids) AND c.id = t.campaign_id AND c.phase <> 'sending';
+    END IF;
     -- Hungry at the buckets that gave least: what another one keeps from a campaign must not be kept for it here.
     INSERT INTO fullsend.turn AS t (bucket_id, campaign_id, served, hungry_at)
     SELECT n.bucket, v_campaign, n.served + v_give,
@@ -435,16 +443,20 @@ END
 $$;
 
 -- What is known of a transport or pool: what it has open over all campaigns, and what its relay has said. Of a pool a
--- tenant learns this much of others.
+-- tenant learns this much of others; of another tenant's transport nothing, not even that it is there.
 CREATE FUNCTION fullsend.see_outlet(p_outlet text) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_build_object(
         'connections', (
             SELECT coalesce(sum(s.connections), 0) FROM fullsend.campaign AS c
             JOIN fullsend.session AS s ON s.campaign_id = c.id AND s.ended_at IS NULL
-            WHERE c.outlet = p_outlet AND c.phase = 'sending'),
+            WHERE c.outlet = mine.name AND c.phase = 'sending'),
         'learned', o.learned, 'learned_at', o.learned_at, 'try_more_at', o.try_more_at, 'message', o.message)
-    FROM (SELECT) AS always LEFT JOIN fullsend.outlet AS o ON o.name = p_outlet
+    FROM (
+        SELECT CASE WHEN t.id IS NULL OR starts_with(p_outlet, 'pool:')
+            OR starts_with(p_outlet, 'transport:' || t.id || '/') THEN p_outlet END AS name
+        FROM (SELECT fullsend.current_tenant_id() AS id) AS t
+    ) AS mine LEFT JOIN fullsend.outlet AS o ON o.name = mine.name
 $$;
 
 REVOKE EXECUTE ON FUNCTION fullsend.see_outlet(text) FROM PUBLIC;
