@@ -144,17 +144,7 @@ async def flush(db: Database, session: OpenedSession, *, arm: Sequence[Arm], rec
         took = {"took_ms": sum(r.took_ms for r in record if r.stage), "took": _array(_by_duration(record))}
         statements.append(("record", {**key, **took, "told": _told(record), "seqs": _array([r.seq for r in record])}))
     if arm:
-        statements.append(
-            (
-                "arm",
-                {
-                    **key,
-                    "seqs": _array([a.seq for a in arm]),
-                    "attempts": _array([a.attempts for a in arm]),
-                    "hashes": b"".join(a.identity_hash for a in arm),
-                },
-            )
-        )
+        statements.append(("arm", {**key, **_asked(arm)}))
     only_records = bool(session.told.went_back) and not arm
     try:
         live, results = await in_session(db, session, *statements, however_old=only_records)
@@ -175,6 +165,27 @@ async def flush(db: Database, session: OpenedSession, *, arm: Sequence[Arm], rec
         refused=frozenset(a.seq for a in arm) - frozenset(decided),
         live=live,
     )
+
+
+async def still_meant(db: Database, session: OpenedSession, armed: Sequence[Arm]) -> frozenset[Seq]:
+    """Which of these rows, armed a while ago and with nothing on the wire, may have their content sent now. Changes
+    nothing: one that may not is to be recorded as not sent, and settled when it would be armed again.
+
+    Raises SessionFenced, LedgerWentBack, LedgerUnavailable.
+    """
+    key = {"session": session.id, "campaign": session.campaign, "tenant": session.tenant}
+    live, (rows,) = await in_session(db, session, ("still_meant", {**key, **_asked(armed)}))
+    if not live:
+        raise SessionFenced(f"Session {session.id} was fenced: nothing more may be sent under it.")
+    return frozenset(Seq(seq) for (seq,) in rows)
+
+
+def _asked(rows: Sequence[Arm]) -> Params:
+    return {
+        "seqs": _array([a.seq for a in rows]),
+        "attempts": _array([a.attempts for a in rows]),
+        "hashes": b"".join(a.identity_hash for a in rows),
+    }
 
 
 def _array(values: Sequence[int]) -> str:

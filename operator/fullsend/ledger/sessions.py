@@ -18,7 +18,7 @@ from psycopg.rows import TupleRow
 
 from fullsend.errors import LedgerWentBack, SessionFenced
 from fullsend.ledger.database import Database, utc, utc_or_none
-from fullsend.ledger.flush import Arm, Flushed, Record, flush, in_session
+from fullsend.ledger.flush import Arm, Flushed, Record, flush, in_session, still_meant
 from fullsend.ledger.mapping import breaker_of, counts_of
 from fullsend.ledger.sweeps import SweepResult, close_session, fence, sweep
 from fullsend.ledger.view import BreakerView, Counts, Phase
@@ -47,6 +47,7 @@ __all__ = [
     "learn_connections",
     "open_session",
     "return_tokens",
+    "still_meant",
     "sweep",
 ]
 

@@ -8,7 +8,8 @@ round trip on a busy machine 419, 231, and 154 in lock-step (docs/decisions/armi
 
     idle --work--> connected --armed--> submitting --outcome--> (record + arm next) --> submitting ...
 
-Content is started only while the worker says so, asked in the moment before it is written, and not on an old arming.
+Content is started only while the worker says so, asked in the moment before it is written, and not on an old arming:
+where the relay took its time over the envelope, the ledger is asked again whether the row is still to be sent.
 Whenever nothing more may be sent (stop, halt, a stale lease, a lost connection) the rows that are armed but have no
 content on the wire are recorded as not sent: due now, uncharged. Where the connection itself fails or is cancelled,
 a row whose content may be on the wire is recorded as unknown. Invariants 4, 5, 7 and 9.
@@ -35,7 +36,8 @@ IDLE_QUIT = 10.0
 """Seconds without work after which a connection is closed politely rather than left to the relay's time-out."""
 
 ARMING_KEEPS = 4.0
-"""Seconds after which an arming is too old to start content on: someone may have said no since (invariant 9)."""
+"""Seconds after which an arming is too old to start content on: the person may have said no since. The ledger is asked
+again, and has as long to answer, or the content is not sent (invariant 9)."""
 
 SLOW_DOT = 1.0
 """Where the relay takes longer than this to answer a message, the next one is not armed ahead: it would grow old."""
@@ -105,7 +107,7 @@ class Connection:
         self._supply = supply
         self._flusher = flusher
         self._session: Session | None = None
-        self._asked: list[tuple[InHand, asyncio.Future[Permission]]] = []
+        self._asked: list[tuple[InHand, float, asyncio.Future[Permission]]] = []
         self._armed: list[Armed] = []  # the first is being submitted, or is next
         self._submitting = False  # until what became of the first is handed over
         self._held_back = False
@@ -153,7 +155,7 @@ class Connection:
     async def _converse(self, session: Session) -> None:
         await self._arm_some(session)
         while self._armed or await self._wait_for_work(session):
-            if not self._may_go_on(session) or time.monotonic() - self._armed[0].since > ARMING_KEEPS:
+            if not self._may_go_on(session):
                 break
             current = self._armed[0]
             outcome = await self._submit(session, current)
@@ -181,9 +183,20 @@ class Connection:
         self._took = time.monotonic() - started
         return outcome
 
-    def _proceed(self) -> bool:
-        self._held_back = not self._supply.may_send
+    async def _proceed(self) -> bool:
+        if not (self._supply.may_send and await self._still_meant(self._armed[0]) and self._supply.may_send):
+            self._held_back = True
         return not self._held_back
+
+    async def _still_meant(self, armed: Armed) -> bool:
+        """Whether nobody has said no to this row, as of a few seconds ago at most."""
+        if (asked := time.monotonic()) - armed.since <= ARMING_KEEPS:
+            return True
+        try:
+            meant = await asyncio.wait_for(self._flusher.still_meant(armed.hand), ARMING_KEEPS)
+        except TimeoutError:
+            return False
+        return meant and time.monotonic() - asked <= ARMING_KEEPS
 
     def _may_go_on(self, session: Session) -> bool:
         return session.usable and self._supply.may_send and self._supply.wanted(self._index)
@@ -201,15 +214,15 @@ class Connection:
             while len(self._asked) < room and self._supply.may_carry(self._carried) and (hand := self._supply.take()):
                 self.busy = True
                 self._carried += 1
-                self._asked.append((hand, self._flusher.arm(hand)))
+                self._asked.append((hand, time.monotonic(), self._flusher.arm(hand)))
             if not self._asked:
                 return
             while self._asked:
-                hand, answer = self._asked[0]
+                hand, since, answer = self._asked[0]
                 permission = await answer
                 del self._asked[0]
                 if permission is Permission.ARMED:
-                    self._armed.append(Armed(hand))
+                    self._armed.append(Armed(hand, since))
                 else:
                     self._carried -= 1
                     self._supply.not_armed(hand, permission)
@@ -242,7 +255,7 @@ class Connection:
     def _disown(self, error: BaseException) -> None:
         """Hands over what is true of the rows in hand when this connection can't go on."""
         session = self._session
-        for hand, answer in self._asked:
+        for hand, _, answer in self._asked:
             if not answer.done():
                 answer.cancel()  # the flusher sees to it
             elif not answer.cancelled() and answer.result() is Permission.ARMED:

@@ -54,6 +54,12 @@ class _Arming:
 
 
 @dataclass(frozen=True, slots=True)
+class _Question:
+    hand: InHand
+    answer: asyncio.Future[bool]
+
+
+@dataclass(frozen=True, slots=True)
 class _Recording:
     record: Record
     done: asyncio.Future[None]
@@ -73,6 +79,7 @@ class Flusher:
         self._fenced = fenced
         self._arms: list[_Arming] = []
         self._records: list[_Recording] = []
+        self._questions: list[_Question] = []
         self._flying: tuple[Sequence[_Arming], Sequence[_Recording]] = ((), ())
         self._wake = asyncio.Event()
         self._closing = False
@@ -102,6 +109,17 @@ class Flusher:
         self._wake.set()
         return recording.done
 
+    def still_meant(self, hand: InHand) -> asyncio.Future[bool]:
+        """Ask whether the content of a row that was armed a while ago may go out now. False as well where the ledger
+        can't say; while it is away there is no answer."""
+        question = _Question(hand, asyncio.get_running_loop().create_future())
+        if self._abandoned.is_set():
+            question.answer.set_result(False)
+        else:
+            self._questions.append(question)
+            self._wake.set()
+        return question.answer
+
     def in_hand(self) -> set[Seq]:
         """Rows about which an answer is still to come."""
         arms, records = self._flying
@@ -122,16 +140,33 @@ class Flusher:
     async def run(self) -> None:
         try:
             while not self._abandoned.is_set():
+                if self._questions:
+                    await self._inquire()
                 if self._arms or self._records:
                     await self._commit(*self._take())
-                elif self._closing:
+                elif self._closing and not self._questions:
                     return
-                else:
+                elif not self._questions:
                     self._wake.clear()
                     await self._wake.wait()
         finally:
             self._abandoned.set()
             self._give_up()
+
+    async def _inquire(self) -> None:
+        asked, self._questions = self._questions, []
+        meant: frozenset[Seq] = frozenset()
+        try:
+            meant = await sessions.still_meant(self._db, self._session, [q.hand.arm for q in asked])
+        except (SessionFenced, LedgerWentBack) as error:
+            log.warning("%s", error)
+            self._fenced()
+        except LedgerError as error:  # what is recorded of these rows next sees to the connection
+            log.warning("the ledger can't say whether armed rows are still to be sent: %s", error)
+        finally:
+            for question in asked:
+                if not question.answer.done():
+                    question.answer.set_result(question.hand.claimed.seq in meant)
 
     def _take(self) -> tuple[list[_Arming], list[_Recording]]:
         records, self._records = self._records[:MAX_GROUP], self._records[MAX_GROUP:]
@@ -238,5 +273,8 @@ class Flusher:
             if not recording.done.done():
                 self.lost += 1
                 recording.done.set_result(None)
+        for question in self._questions:
+            if not question.answer.done():
+                question.answer.set_result(False)
         self._flying = ((), ())
-        self._arms, self._records = [], []
+        self._arms, self._records, self._questions = [], [], []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fullsend.ledger.sessions import Arm, Claimed, Record
 from fullsend.smtp.outcome import Outgoing
@@ -33,7 +32,8 @@ class InHand:
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """A row whose content may go on the wire: only the flusher's ARMED makes one. ``since``: by time.monotonic()."""
+    """A row whose content may go on the wire: only the flusher's ARMED makes one. ``since``: when leave was asked, by
+    time.monotonic(); a no after that may not have been seen."""
 
     hand: InHand
-    since: float = field(default_factory=time.monotonic)
+    since: float

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -96,14 +96,14 @@ class Session:
         self,
         message: Outgoing,
         following: Outgoing | None = None,
-        proceed: Callable[[], bool] | None = None,
+        proceed: Callable[[], Awaitable[bool]] | None = None,
     ) -> Outcome:
         """Hands one message over and says what became of it; relays' and networks' doings never raise.
 
         In Overlap the envelope of ``following`` may be written together with this content; the next call must then be
         for that same object. ``proceed`` is asked in the moment before content is written: where it says no, the
-        connection is closed and the message is Unsent. Raises ValueError for what no composed message may be (bare CR
-        or LF, no final CRLF).
+        connection is closed (after 354 there is no other way not to send) and the message is Unsent. Raises ValueError
+        for what no composed message may be (bare CR or LF, no final CRLF).
         """
         if self._busy:
             raise RuntimeError("a session submits one message at a time")
@@ -121,7 +121,7 @@ class Session:
         return outcome
 
     async def _submit(
-        self, message: Outgoing, following: Outgoing | None, proceed: Callable[[], bool] | None
+        self, message: Outgoing, following: Outgoing | None, proceed: Callable[[], Awaitable[bool]] | None
     ) -> Outcome:
         prepared = self._ahead
         if prepared is None:
@@ -154,8 +154,9 @@ class Session:
                 assert_never(self.pipelining)
         if verdict is not None:
             return verdict
-        if proceed is not None and not proceed():
+        if proceed is not None and not await proceed():
             self.abort()
+        if self._wire.over:
             return self._unsent(Stage.DATA)
         self.content_started = True
         return await self._send_content(prepared, after)

@@ -107,6 +107,7 @@ async def test_hot_statements_touch_no_more_rows_than_they_are_about(big: tuple[
     arm = {**key, "seqs": seqs, "attempts": attempts, "hashes": b"".join(row.identity_hash for row in rows)}
     read_little(await explain(db, "arm", arm), 70)
     await world.armed(db, session, rows)
+    read_little(await explain(db, "still_meant", arm), 70)
     told = _told([world.accepted(row) for row in rows])
     read_little(await explain(db, "record", {**key, "seqs": seqs, "told": told, "took_ms": 9, "took": "{1}"}), 70)
     read_little(await explain(db, "held_rows", key), 70)

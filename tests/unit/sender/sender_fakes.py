@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -52,11 +52,13 @@ class FakeLedger:
     fate: Callable[[], str] = lambda: "commit"
     live: bool = True
     most_armed: int = 0
+    asked_again: int = 0
     groups: list[tuple[int, int]] = field(default_factory=list)
     refuses: Callable[[Record], Exception | None] = lambda _: None
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sessions, "flush", self.flush)
+        monkeypatch.setattr(sessions, "still_meant", self.still_meant)
 
     async def reconnect(self) -> None:
         await asyncio.sleep(0)
@@ -83,6 +85,11 @@ class FakeLedger:
         if not self.live and not record:
             raise SessionFenced("fenced")
         return flushed
+
+    async def still_meant(self, _: object, __: object, armed: Sequence[Arm]) -> frozenset[Seq]:
+        await asyncio.sleep(0)
+        self.asked_again += 1
+        return frozenset(one.seq for one in armed if one.seq not in self.suppressed and self.live)
 
     def _commit(self, arm: Sequence[Arm], record: Sequence[Record]) -> Flushed:
         for one in record:
@@ -123,7 +130,9 @@ class FakeRelay:
         self._seqs = seqs
         self._ahead: Outgoing | None = None
 
-    async def submit(self, message: Outgoing, following: Outgoing | None, proceed: Callable[[], bool]) -> Outcome:
+    async def submit(
+        self, message: Outgoing, following: Outgoing | None, proceed: Callable[[], Awaitable[bool]]
+    ) -> Outcome:
         assert self._ahead is None or self._ahead is message, "an envelope written ahead was passed over"
         self._ahead = None
         self.content_started = False
@@ -139,7 +148,7 @@ class FakeRelay:
             case x if x < 0.15:
                 self._ahead = following
                 return Refused(Stage.RCPT, Reply(550, "5.1.1", "no such user"))
-            case _ if not proceed():
+            case _ if not await proceed():
                 self.usable = False
                 return Unsent("withdrawn", None, Stage.DATA)
         self.content_started = True

@@ -164,7 +164,22 @@ async def test_a_connection_carries_no_more_messages_than_it_may(monkeypatch: py
     assert max(sum(relay.contents.values()) for relay in supply.relays) == 5
 
 
-async def test_a_row_armed_too_long_ago_is_not_sent_on_that_arming(monkeypatch: pytest.MonkeyPatch) -> None:
+@each_mode
+async def test_a_relay_that_is_quick_over_the_envelope_costs_no_question(
+    mode: Pipelining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = FakeLedger()
+    ledger.install(monkeypatch)
+    supply = FakeSupply(ledger, 40, mode)
+    async with flushing(ledger) as flusher:
+        await drive(supply, flusher, 2)
+    assert ledger.asked_again == 0
+    assert S.ACCEPTED in ledger.states.values()
+
+
+async def test_a_row_armed_too_long_ago_is_not_sent_where_the_ledger_does_not_answer_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ledger = FakeLedger()
     ledger.install(monkeypatch)
     monkeypatch.setattr("fullsend.sender.connection.ARMING_KEEPS", 0.0)

@@ -35,7 +35,7 @@ def armed(
         charges=charges,
         charged_since=since,
     )
-    return Armed(InHand(claimed, Outgoing("a@b.example", claimed.address, b"x\r\n"), f"<t{seq}@x>"))
+    return Armed(InHand(claimed, Outgoing("a@b.example", claimed.address, b"x\r\n"), f"<t{seq}@x>"), since=0.0)
 
 
 class Judged:

@@ -48,6 +48,28 @@ WITH open AS MATERIALIZED (
 )
 SELECT m.seq, m.state = 'armed', sums.revision FROM sums, moved AS m;
 
+-- still_meant --
+-- Of rows that were armed a while ago: whose content may go out now, since nobody has said no and the campaign sends
+WITH open AS MATERIALIZED (
+    SELECT c.list_ids FROM fullsend.session AS s JOIN fullsend.campaign AS c ON c.id = s.campaign_id
+    WHERE s.id = %(session)s AND s.campaign_id = %(campaign)s AND s.fenced_at IS NULL AND s.ended_at IS NULL
+        AND c.phase = 'sending' AND NOT c.stopped
+), wanted AS MATERIALIZED (
+    SELECT w.seq, w.attempts, substr(%(hashes)s::bytea, (w.place * 16 - 15)::integer, 16) AS identity_hash
+    FROM unnest(%(seqs)s::bigint[], %(attempts)s::integer[]) WITH ORDINALITY AS w (seq, attempts, place)
+)
+SELECT d.seq FROM fullsend.delivery AS d JOIN wanted AS w ON w.seq = d.seq AND w.attempts + 1 = d.attempts
+WHERE d.campaign_id = %(campaign)s AND d.seq = ANY (%(seqs)s::bigint[])
+    AND d.state = 'armed' AND d.session_id = %(session)s AND EXISTS (SELECT FROM open)
+    AND NOT EXISTS (
+        SELECT FROM fullsend.suppression AS x
+        WHERE x.identity_hash = w.identity_hash
+            AND (x.scope = 'installation' OR (x.scope = 'tenant' AND x.tenant_id = %(tenant)s)
+                OR (x.scope = 'list' AND x.list_id = ANY ((SELECT o.list_ids FROM open AS o)::bigint[])
+                    AND NOT fullsend.welcome_through_another_list(
+                        x.identity_hash, x.list_id, (SELECT o.list_ids FROM open AS o))))
+    );
+
 -- record --
 -- What became of armed rows, by a living session; by a dead one only that a message was accepted
 WITH me AS MATERIALIZED (
