@@ -14,7 +14,8 @@ from email.message import EmailMessage
 from email.policy import SMTP
 
 from fullsend.message.compile import compile_message
-from fullsend.message.compose import Composer, Recipient
+from fullsend.message.compiled import Recipient
+from fullsend.message.compose import Composer
 from fullsend.message.source import MessageSource
 
 PARAGRAPH = (

@@ -15,8 +15,7 @@ from typing import Final
 from fullsend.audience.intake import Candidate
 from fullsend.audience.sources.base import Mounts
 from fullsend.errors import SourceError
-from fullsend.message.compiled import CompiledMessage
-from fullsend.message.compose import Recipient
+from fullsend.message.compiled import CompiledMessage, Recipient
 from fullsend.message.declared import source_from_content
 from fullsend.message.limits import check_limited, compile_limited
 from fullsend.message.source import MessageSource

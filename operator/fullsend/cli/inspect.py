@@ -23,8 +23,8 @@ from fullsend.errors import InvalidInput, Problem, RenderError
 from fullsend.ledger import campaigns, reports
 from fullsend.ledger.identity_hash import hash_identity, installation
 from fullsend.ledger.planned import PlannedRecipient, planned_recipient
-from fullsend.message.compiled import CompiledMessage
-from fullsend.message.compose import Composer, Recipient
+from fullsend.message.compiled import CompiledMessage, Recipient
+from fullsend.message.compose import Composer
 from fullsend.states import DeliveryState
 
 MISSING_COLUMNS = ("address", "state", "reason", "attempts", "next_attempt", "last_code", "last_text")

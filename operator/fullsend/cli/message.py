@@ -18,8 +18,8 @@ from fullsend.ledger.database import Database
 from fullsend.ledger.identity_hash import hash_identity, installation
 from fullsend.ledger.planned import PlannedRecipient, planned_recipient
 from fullsend.local.mounts import LocalMounts
-from fullsend.message.compiled import CompiledMessage
-from fullsend.message.compose import Composer, Recipient
+from fullsend.message.compiled import CompiledMessage, Recipient
+from fullsend.message.compose import Composer
 from fullsend.message.compose import preview as rendered_for
 from fullsend.sender.relay import settings_for
 from fullsend.smtp.connect import connect

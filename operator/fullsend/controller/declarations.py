@@ -19,7 +19,7 @@ from fullsend.errors import InvalidInput, Problem
 from fullsend.reconcile.control import desired_from, desired_unresolved, retry_control
 from fullsend.reconcile.observed import Desired
 from fullsend.resources.campaign import CampaignSpec
-from fullsend.resources.documents import Document
+from fullsend.resources.document import Document
 from fullsend.resources.fingerprint import content_from_json
 from fullsend.resources.load import assemble
 from fullsend.resources.manifests import Manifests, Resource

@@ -38,7 +38,7 @@ from fullsend.reconcile.probes import (
     Run,
     decide_probe,
 )
-from fullsend.resources.documents import Document
+from fullsend.resources.document import Document
 from fullsend.resources.load import assemble
 from fullsend.resources.models import (
     AudienceSpec,

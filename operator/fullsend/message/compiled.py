@@ -9,11 +9,25 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from fullsend.errors import LedgerError
 from fullsend.message.structure import BodyPart
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whom a message is for. ``token`` is the delivery's, the same at every attempt; ``address`` a wire address."""
+
+    address: str
+    token: str
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    date: datetime | None = None
+    """The Date field; by default the time of composing."""
+
 
 FORMAT = 1
 """Raised when an older program could not send a message compiled by a newer one."""

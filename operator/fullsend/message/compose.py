@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from urllib.parse import quote
 import idna
 
 from fullsend.errors import RenderError
-from fullsend.message.compiled import CompiledMessage
+from fullsend.message.compiled import CompiledMessage, Recipient
 from fullsend.message.encoding import base64_lines, quoted_printable
 from fullsend.message.guards import Budget
 from fullsend.message.headers import LONGEST_LINE, LONGEST_VALUE, collapsed, unstructured, wire_address
@@ -33,17 +32,6 @@ from fullsend.message.templates import LimitedEnvironment, Part
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*").fullmatch
 _LINK = re.compile(r"(?:https?://|mailto:)[!-;=?-~]+").fullmatch
 _NOT_IN_LINKS = re.compile(r"[^!-;=?-~]")
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """Whom a message is for. ``token`` is the delivery's, the same at every attempt; ``address`` a wire address."""
-
-    address: str
-    token: str
-    variables: Mapping[str, Any] = field(default_factory=dict)
-    date: datetime | None = None
-    """The Date field; by default the time of composing."""
 
 
 @dataclass(frozen=True, slots=True)

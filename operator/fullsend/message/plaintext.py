@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import re
 
-from inscriptis import get_text  # type: ignore[import-untyped]
-from inscriptis.model.config import ParserConfig  # type: ignore[import-untyped]
 from jinja2 import nodes
 
 from fullsend.message.templates import LimitedEnvironment
@@ -23,14 +21,17 @@ _FIRST_PLACEHOLDER, _LAST_PLACEHOLDER = 0xE000, 0xF8FF
 _PLACEHOLDER = re.compile(f"[{chr(_FIRST_PLACEHOLDER)}-{chr(_LAST_PLACEHOLDER)}]")
 _DELIMITER = re.compile(r"\{\{|\{%|\{#|\}\}|%\}|#\}")
 _BARE_LINK = re.compile(r"\[([^\[\]\s]+)\]\(\1\)")
-_CONFIG = ParserConfig(display_links=True)
 
 
 def text_of(html: str) -> str:
     """The text of a rendered HTML document, with the addresses of its links."""
     if not html.strip():
         return ""
-    text = _BARE_LINK.sub(r"\1", get_text(html, _CONFIG))
+    # Not at the top: most messages come with their text, and no sender of those need load an HTML parser.
+    from inscriptis import get_text  # type: ignore[import-untyped]
+    from inscriptis.model.config import ParserConfig  # type: ignore[import-untyped]
+
+    text = _BARE_LINK.sub(r"\1", get_text(html, ParserConfig(display_links=True)))
     return "\n".join(line.rstrip() for line in text.strip("\n").split("\n")) + "\n"
 
 

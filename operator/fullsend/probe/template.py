@@ -14,8 +14,7 @@ import asyncio
 from fullsend.audience.rendering import compile_content
 from fullsend.audience.sources.base import Mounts
 from fullsend.errors import InvalidInput, SourceError
-from fullsend.message.compiled import CompiledMessage
-from fullsend.message.compose import Recipient
+from fullsend.message.compiled import CompiledMessage, Recipient
 from fullsend.message.limits import check_limited
 from fullsend.reconcile.probes import Answer, Outlook
 from fullsend.resources.fingerprint import FrozenContent

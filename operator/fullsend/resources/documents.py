@@ -11,8 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,11 @@ from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.tag import Tag
 
 from fullsend.errors import Problem
+from fullsend.resources.document import Document, FieldPath
 
 SUFFIXES = (".yaml", ".yml", ".json")
 VALUE_LIMIT = 200_000
 """Values in one document: far beyond any real one, far below what aliases of aliases can expand to."""
-
-FieldPath = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One document of a file; ``lines`` gives the line (from 1) a field was written on, where it is known.
-    ``file`` is None for an object that came from an API server."""
-
-    file: Path | None
-    number: int
-    value: Any
-    lines: Mapping[FieldPath, int] = field(default_factory=dict)
 
 
 class _Unreadable(Exception):

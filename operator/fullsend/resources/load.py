@@ -15,7 +15,7 @@ from fullsend.errors import InvalidInput, Problem
 from fullsend.resources.audience import AudienceSpec
 from fullsend.resources.base import API_VERSION, DATA_KEY, LABEL, NAME, PATTERNS, Model
 from fullsend.resources.campaign import CAMPAIGN_NAME_LIMIT, CampaignSpec
-from fullsend.resources.documents import Document, read_documents
+from fullsend.resources.document import Document
 from fullsend.resources.manifests import ConfigMap, Manifests, Place, Resource, Secret, line_of
 from fullsend.resources.problems import Finding, check, did_you_mean, meant, without_nulls
 from fullsend.resources.references import all_findings
@@ -59,6 +59,9 @@ _METADATA = (
 
 def load_manifests(paths: Sequence[Path]) -> Manifests:
     """Read files and folders. Raises InvalidInput with every problem of every document, references included."""
+    # Not at the top: of the shells, only the one of this machine reads files, and a YAML parser takes long to load.
+    from fullsend.resources.documents import read_documents
+
     documents, problems = read_documents(paths)
     manifests, more = assemble(documents)
     problems += more

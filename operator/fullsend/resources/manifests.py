@@ -11,7 +11,7 @@ from fullsend.errors import Problem
 from fullsend.resources.audience import AudienceSpec
 from fullsend.resources.base import Model
 from fullsend.resources.campaign import CampaignSpec
-from fullsend.resources.documents import Document, FieldPath
+from fullsend.resources.document import Document, FieldPath
 from fullsend.resources.problems import Finding, path_text
 from fullsend.resources.template import MailTemplateSpec
 from fullsend.resources.transport import MailTransportSpec

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fullsend.resources.base import PATTERNS, Fault, Model
-from fullsend.resources.documents import FieldPath
+from fullsend.resources.document import FieldPath
 
 BARE_WORDS = "a bare yes, no, on, off, true or false is not text in YAML"
 

@@ -16,7 +16,7 @@ from fullsend.errors import Problem
 from fullsend.resources.audience import AudienceSpec
 from fullsend.resources.base import ConfigMapKeyRef
 from fullsend.resources.campaign import CampaignClass, CampaignSpec, visible_way_out
-from fullsend.resources.documents import FieldPath
+from fullsend.resources.document import FieldPath
 from fullsend.resources.manifests import Key, Manifests, Resource
 from fullsend.resources.problems import Finding, check, meant
 from fullsend.resources.template import MailTemplateSpec, MessageFields, MessageSpec

@@ -6,7 +6,8 @@ import json
 
 from fullsend.ledger.control import RelayControl
 from fullsend.ledger.sessions import Claimed
-from fullsend.message.compose import Composer, Recipient
+from fullsend.message.compiled import Recipient
+from fullsend.message.compose import Composer
 from fullsend.sender.hand import InHand
 from fullsend.smtp.outcome import Outgoing
 

@@ -17,8 +17,8 @@ from fullsend.ledger import campaigns, lists, plans
 from fullsend.ledger.database import Database
 from fullsend.ledger.tenants import tenant_dsn
 from fullsend.ledger.view import Phase, PlanState, PlanView
-from fullsend.message.compiled import CompiledMessage
-from fullsend.message.compose import Composer, Recipient
+from fullsend.message.compiled import CompiledMessage, Recipient
+from fullsend.message.compose import Composer
 from fullsend.states import CampaignId
 from support.audience_world import TENANT, World, inline
 

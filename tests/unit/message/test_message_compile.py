@@ -10,8 +10,8 @@ import pytest
 
 from fullsend.errors import InvalidInput, LedgerError
 from fullsend.message.compile import compile_message
-from fullsend.message.compiled import CompiledMessage
-from fullsend.message.compose import Composer, Recipient
+from fullsend.message.compiled import CompiledMessage, Recipient
+from fullsend.message.compose import Composer
 from fullsend.message.declared import source_from_content
 from fullsend.message.source import Attachment, MessageSource, source_from_json, source_to_json
 from fullsend.resources.fingerprint import content_from_json

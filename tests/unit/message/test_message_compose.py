@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from fullsend.errors import RenderError
 from fullsend.message import compose as compose_module
 from fullsend.message.compile import compile_message
-from fullsend.message.compose import Composed, Composer, Recipient, preview, uri
+from fullsend.message.compiled import Recipient
+from fullsend.message.compose import Composed, Composer, preview, uri
 from fullsend.message.encoding import quoted_printable
 from fullsend.message.headers import collapsed
 from fullsend.message.plaintext import text_of

@@ -13,7 +13,7 @@ import pytest
 
 from fullsend.errors import InvalidInput
 from fullsend.message.compile import compile_message
-from fullsend.message.compose import Recipient
+from fullsend.message.compiled import Recipient
 from fullsend.message.limits import RenderFailure, check_limited, compile_limited, run_limited
 from fullsend.message.source import Attachment, MessageSource, source_to_json
 

@@ -13,7 +13,8 @@ import pytest
 
 from fullsend.errors import InvalidInput, Problem
 from fullsend.resources.campaign import CampaignClass
-from fullsend.resources.documents import Document, read_documents
+from fullsend.resources.document import Document
+from fullsend.resources.documents import read_documents
 from fullsend.resources.load import assemble, load_manifests
 from fullsend.resources.manifests import Manifests
 from support.manifest_texts import AUDIENCE, CAMPAIGN, TRANSPORT

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fullsend.errors import InvalidInput
-from fullsend.resources.documents import Document
+from fullsend.resources.document import Document
 from fullsend.resources.load import assemble, load_manifests
 from fullsend.resources.manifests import Manifests
 from fullsend.resources.resolve import resolve

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
-from charset_normalizer import from_bytes
-
 from fullsend.audience.sources.base import CHUNK_ROWS, Chunks, SourceRow, find_column, in_thread
 from fullsend.errors import SourceError
 
@@ -188,6 +186,9 @@ def _guess(name: str, sample: bytes) -> str:
     """Short samples read well in several encodings (Greek as Cyrillic, Chinese as Korean), and a wrong guess greets
     thousands of people by a wrong name. So: Windows-1252 (which includes latin-1) if it is among the best readings,
     as browsers assume; another only if it is the one reading without blemish; else the user is asked."""
+    # Not at the top: files in UTF-8 need no guess.
+    from charset_normalizer import from_bytes
+
     matches = list(from_bytes(sample))
     if matches:
         best = [match for match in matches if match.chaos == matches[0].chaos]
