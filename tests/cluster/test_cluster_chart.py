@@ -52,6 +52,21 @@ def test_what_must_be_given_together_is_said(helm: Helm) -> None:
     assert "digest" in helm.refusal({"database": DATABASE, "image": {"digest": "sha256:short"}})
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/install.md"])
+def test_the_trial_that_a_page_installs_is_a_whole_one(helm: Helm, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    typed = re.findall(r"(?ms)^    helm install (fullsend .*?[^\\])\n", text)[0]
+    words = typed.replace("\\\n", " ").replace("helm/fullsend", str(CHART)).split()
+    rendered = objects(helm("template", *(word for word in words if word not in ("--wait", "--create-namespace"))))
+    assert {"fullsend-operator", "fullsend-postgresql", "fullsend-mail-sink"} == {
+        each["metadata"]["name"] for each in rendered if each["kind"] in WORKLOADS
+    }
+    relay = YAML(typ="safe", pure=True).load(ROOT / "manifests/samples/transport.yaml")["spec"]["smtp"]
+    service, namespace, _ = relay["host"].split(".")
+    assert (service, namespace) == ("fullsend-mail-sink", words[words.index("-n") + 1])
+    the(rendered, "Service", service, namespace)
+
+
 @EVERY
 def test_every_pod_is_restricted_and_has_limits(helm: Helm, values: dict[str, Any]) -> None:
     for workload in (each for each in helm.render(values) if each["kind"] in WORKLOADS):

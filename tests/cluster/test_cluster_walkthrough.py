@@ -21,7 +21,7 @@ from support.plugin import Plugin
 from support.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
-FIRST = "kubectl apply -f crds/ -f manifests/samples/"
+FIRST = "kubectl apply -f manifests/samples/"
 READERS = "email,first_name,status\nana@example.com,Ana,confirmed\nben@example.com,Ben,\n"
 
 
@@ -38,8 +38,7 @@ class Reader:
     def __init__(self, world: ClusterWorld, plugin: Plugin, folder: Path) -> None:
         self._plugin = plugin
         self._folder = folder
-        for name in ("crds", "manifests"):
-            shutil.copytree(ROOT / name, folder / name)
+        shutil.copytree(ROOT / "manifests", folder / "manifests")
         port = world.place.sink().port
         for file in (folder / "manifests" / "samples").rglob("*.yaml"):
             text = file.read_text(encoding="utf-8")
