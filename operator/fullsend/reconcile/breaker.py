@@ -35,7 +35,15 @@ from fullsend.ledger.view import Blocked, BreakerState, BreakerView
 
 @dataclass(frozen=True, slots=True)
 class ConnectFailed:
-    """Connecting, greeting, TLS or authentication failed, or an established connection broke; no row was touched."""
+    """Connecting, greeting, TLS or authentication failed; no row was touched."""
+
+    stage: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionBroke:
+    """A connection that had been established ended before it carried anything; no row was touched."""
 
     stage: str
     message: str
@@ -99,6 +107,7 @@ class ProviderRefuses:
 
 Trouble = (
     ConnectFailed
+    | ConnectionBroke
     | Refused
     | Unanswered
     | SenderRefused
@@ -113,6 +122,7 @@ class Reason(StrEnum):
     """Why the breaker is not closed; stable words for conditions and metrics."""
 
     CANNOT_CONNECT = "CannotConnect"
+    CONNECTION_BROKE = "ConnectionBroke"
     RELAY_REFUSES = "RelayRefuses"
     NO_REPLY = "NoReplyAfterContent"
     SENDER_REFUSED = "SenderRefused"
@@ -188,6 +198,9 @@ def trouble(
     match event:
         case ConnectFailed(stage, message):
             return _transport(view, Reason.CANNOT_CONNECT, f"{stage}: {message}", now, halt_id, policy)
+        case ConnectionBroke(stage, message):
+            words = f"the connection to the relay broke at {stage}: {message}"
+            return _transport(view, Reason.CONNECTION_BROKE, words, now, halt_id, policy)
         case Refused(reason, message):
             return _transport(view, Reason.RELAY_REFUSES, f"{reason}: {message}", now, halt_id, policy)
         case Unanswered(message):

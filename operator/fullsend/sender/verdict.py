@@ -151,7 +151,7 @@ class Judge:
             text=outcome.why,
             delay=0.0,
         )
-        return Judgement(record, breaker.ConnectFailed(outcome.stage, outcome.why) if fresh else None)
+        return Judgement(record, breaker.ConnectionBroke(outcome.stage, outcome.why) if fresh else None)
 
     def _follows(self, seen: dict[Seq, tuple[int, int]], claimed: Claimed, *, alone: bool = True) -> bool:
         """One more trouble of this row: whether it follows the row, others passing in between, and is its own.

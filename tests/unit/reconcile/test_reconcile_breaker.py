@@ -15,6 +15,7 @@ from fullsend.reconcile.breaker import (
     DEFAULT_POLICY,
     BreakerPolicy,
     ConnectFailed,
+    ConnectionBroke,
     EveryoneRefused,
     MessageRefused,
     Refused,
@@ -32,6 +33,13 @@ def troubled(view: BreakerView, event: Trouble, times: int, now: datetime = NOW)
     for _ in range(times):
         view = breaker.trouble(view, event, now, halt_id="h")
     return view
+
+
+def test_a_person_reads_whether_the_relay_was_not_reached_or_broke_the_connection() -> None:
+    view = troubled(BreakerView(), ConnectionBroke("MAIL", "the relay closed the connection"), 3)
+    assert view.reason == "ConnectionBroke"
+    assert view.message.startswith("the connection to the relay broke at MAIL: the relay closed the connection")
+    assert troubled(view, DOWN, 1).reason == "CannotConnect"
 
 
 def test_two_lone_troubles_are_weather() -> None:

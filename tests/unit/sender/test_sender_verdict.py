@@ -138,7 +138,7 @@ def test_a_lost_connection_before_the_content_touches_nobody():
     assert judgement.record.state is DeliveryState.DEFERRED
     assert judgement.record.delay == 0.0
     assert not judgement.record.charged
-    assert isinstance(judgement.trouble, breaker.ConnectFailed)
+    assert isinstance(judgement.trouble, breaker.ConnectionBroke)
 
 
 def test_the_end_of_a_connection_that_has_carried_messages_is_no_trouble():
