@@ -16,8 +16,7 @@ DOT_TIMEOUT = 3.0
 
 
 def weather(seed: int) -> dict[str, Any]:
-    """Every trouble that passes, and two that do not (refusals of single mailboxes). What speaks of the relay itself
-    is rare: where one reply in a hundred does, the breaker all but stops the campaign, as it should."""
+    """Every trouble that passes, and two that do not (refusals of single mailboxes)."""
     return {
         "seed": seed,
         "maxConnections": 40,
@@ -27,8 +26,8 @@ def weather(seed: int) -> dict[str, Any]:
             {"fault": "Reply", "share": "0.3%", "stage": "Dot", "reply": "550 5.2.1 mailbox disabled"},
             {"fault": "Greylist", "share": "4%", "times": 2},
             {"fault": "MailboxFull", "share": "0.5%", "times": 2},
-            {"fault": "LocalError", "share": "0.1%", "times": 1},
-            {"fault": "QuotaExceeded", "share": "0.02%", "times": 1},
+            {"fault": "LocalError", "share": "1%", "times": 1},
+            {"fault": "QuotaExceeded", "share": "0.1%", "times": 1},
             {"fault": "Reply", "share": "0.3%", "stage": "Dot", "reply": "451 4.2.0 try again later", "times": 1},
             {"fault": "Reply", "share": "0.1%", "stage": "Data", "reply": "451 4.3.0 not now", "times": 1},
             {"fault": "Reply", "share": "0.2%", "stage": "Rcpt", "reply": "421 4.3.2 shutting down", "times": 1},

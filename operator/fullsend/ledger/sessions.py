@@ -55,6 +55,10 @@ SESSION_LEASE_SECONDS: Final = 60.0
 """How long a silent session keeps its rows. Longer than a lost connection takes to be noticed and opened again (25 s,
 see ``database``), short enough that the rows of a dead sender wait little."""
 
+SILENT: Final = 5.0
+"""Seconds without a heart-beat, of which there is one a second, after which a session has no share in what a breaker
+leaves of the connections. Where that is one, a killed or frozen sender would keep it from the others for its lease."""
+
 _NO_BOUND: Final = 2**62
 
 
@@ -106,8 +110,8 @@ class OpenedSession:
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """What a sender obeys until its next heart-beat. ``live`` False: the session was fenced. ``connections``: how many
-    it may hold, of those of its transport. ``rank`` is its place, from 0, among the campaign's ``live_sessions`` by
-    age: what the campaign alone is left with is shared by it."""
+    it may hold, of those of its transport. ``rank`` is its place, from 0, by age, among the campaign's sessions that
+    are ``beating``, not silent: what the campaign alone is left with is shared by it."""
 
     live: bool
     phase: Phase
@@ -117,7 +121,7 @@ class Heartbeat:
     now: datetime
     counts: Counts
     connections: int
-    live_sessions: int
+    beating: int
     rank: int
 
 
@@ -168,9 +172,9 @@ async def heartbeat(
         session,
         ("heartbeat_session", {"session": session.id, "connections": connections, "reply_ms": reply_ms}),
         ("share_connections", {"session": session.id, "open": connections + opening}),
-        ("session_sees", {"session": session.id}),
+        ("session_sees", {"session": session.id, "silent": SILENT}),
     )
-    live, phase, control, control_revision, breaker, now, live_sessions, rank, counts, revision = seen[0]
+    live, phase, control, control_revision, breaker, now, beating, rank, counts, revision = seen[0]
     session.told.hear_of_campaign(revision)
     return Heartbeat(
         live=live,
@@ -181,7 +185,7 @@ async def heartbeat(
         now=utc(now),
         counts=counts_of(counts),
         connections=allowed,
-        live_sessions=live_sessions,
+        beating=beating,
         rank=rank,
     )
 

@@ -5,12 +5,16 @@ one step and writes the result, so that all pods share one breaker. A step that 
 object. Invariant: trouble that can heal by itself is probed again by itself (one connection, at growing intervals);
 a refusal of the sender, the message or everybody is never probed, it waits for a person.
 
-                    trouble x3            trouble at 1             trouble              probe time
+                  trouble x3             trouble x3 at 1           trouble              probe time
     CLOSED ----------------> REDUCED ----------------> PROBING ---------> HALTED(30 s..15 min) ----> PROBING
        ^     halved each time  |  ^                       |                  ^
        |  doubled every 10 s   |  |      a success        |                  | the sender, the message or everyone
        +-----------------------+  +-----------------------+                  | refused; 5 messages in a row without
                                                                              | a reply: needs a person
+
+The three are in a row, and so is each one after them: without a success in between, the connections are halved once
+more. A trouble among successes is weather in ``REDUCED`` as in ``CLOSED``; else a relay that puts off one message in a
+hundred, which a fast campaign meets more than once in ten seconds, would never be given its connections back.
 
 ``PROBING`` after ``HALTED`` is never written by a clock: ``effective_state`` reads it off the probe time, so nobody has
 to be alive at that moment.
@@ -314,7 +318,7 @@ def _transport(
             return view  # late reports of connections that broke together with the one that halted
         case BreakerState.PROBING:
             return _halt_until_probe(view, reason, message, now, halt_id, policy)
-        case BreakerState.CLOSED if failures <= policy.tolerated:
+        case BreakerState.CLOSED | BreakerState.REDUCED if failures <= policy.tolerated:
             return replace(view, failures=failures, reason=reason, message=message)
         case BreakerState.CLOSED | BreakerState.REDUCED:
             held = policy.connections if view.connections is None else view.connections

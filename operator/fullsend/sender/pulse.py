@@ -73,7 +73,7 @@ class Pulse:
         self.phase = beat.phase
         self._now_skew = beat.now.timestamp() - time.time()
         self._allowed = beat.connections
-        self._rank, self._senders = beat.rank, max(1, beat.live_sessions)
+        self._rank, self._senders = beat.rank, max(1, beat.beating)
         self.revision = beat.control_revision
         if not beat.live:
             self.lease.fence()

@@ -329,6 +329,22 @@ async def test_what_is_recorded_in_an_older_ledger_is_never_told_of_another_sess
     assert await world.counts(ledger, campaign) == {S.ARMED: 1}
 
 
+async def test_a_silent_session_has_no_part_in_what_a_breaker_leaves_of_the_connections(ledger: Database) -> None:
+    campaign = await world.sealed(ledger, 3)
+    dead, alive, younger = [await world.opened(ledger, campaign, wave=wave) for wave in (1, 2, 3)]
+    beat = await sessions.heartbeat(ledger, alive)
+    assert (beat.rank, beat.beating) == (1, 3)
+    await world.sql(
+        ledger,
+        "UPDATE fullsend.session SET heartbeat_at = clock_timestamp() - interval '6 s' WHERE id = %s",
+        dead.id,
+    )
+    ranks = [await sessions.heartbeat(ledger, one) for one in (alive, younger)]
+    assert [(beat.rank, beat.beating) for beat in ranks] == [(0, 2), (1, 2)]
+    awake = await sessions.heartbeat(ledger, dead)
+    assert (awake.rank, awake.beating) == (0, 3)
+
+
 async def test_a_session_that_lost_nothing_itself_learns_of_it_by_its_heartbeat(ledger: Database) -> None:
     campaign = await world.sealed(ledger, 4)
     idle, busy = await world.opened(ledger, campaign), await world.opened(ledger, campaign)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import datetime, timedelta
 
 import pytest
@@ -64,6 +65,37 @@ def test_connections_halve_then_one_probes_then_it_halts() -> None:
     ]
     assert not view.needs_person
     assert view.next_probe_at == NOW + timedelta(seconds=30)
+
+
+def passed(view: BreakerView, share: float, seconds: int, now: datetime = NOW) -> tuple[BreakerView, list[float]]:
+    """``seconds`` of a relay that makes trouble at this share of messages, 10 a second and connection; the share of the
+    connections that were allowed, second by second."""
+    dice, most, allowed = random.Random(7), DEFAULT_POLICY.connections, []
+    for _ in range(seconds):
+        now += timedelta(seconds=1)
+        connections = breaker.allowed_connections(view, now)
+        allowed.append((most if connections is None else connections) / most)
+        for _ in range(10 * (most if connections is None else connections)):
+            if dice.random() < share:
+                view = breaker.trouble(view, Refused("RelayTrouble", "451 4.3.0"), now, halt_id="h")
+            else:
+                view = breaker.success(view, now)
+    return view, allowed
+
+
+def test_a_trouble_in_a_hundred_neither_slows_a_campaign_nor_keeps_it_slow() -> None:
+    view, allowed = passed(BreakerView(), 0.01, 3600)
+    assert min(allowed) == 1
+    after_an_outage = troubled(view, DOWN, 5)
+    assert after_an_outage.state is BreakerState.REDUCED
+    _, allowed = passed(after_an_outage, 0.01, 60)
+    assert allowed[0] < 1
+    assert allowed[-1] == 1
+
+
+def test_a_relay_that_refuses_every_third_message_is_given_a_small_part_of_the_connections() -> None:
+    _, allowed = passed(BreakerView(), 0.33, 3600)
+    assert sum(allowed) / len(allowed) < 0.2
 
 
 def test_a_transport_halt_ends_by_itself_at_the_probe_time() -> None:

@@ -27,9 +27,11 @@ SELECT fullsend.learn_connections(%(session)s, %(open)s, %(message)s);
 SELECT s.fenced_at IS NULL AND s.ended_at IS NULL AS live, c.phase, c.control, c.control_revision, c.breaker,
     clock_timestamp() AS now,
     (SELECT count(*) FROM fullsend.session AS o
-        WHERE o.campaign_id = c.id AND o.ended_at IS NULL AND o.fenced_at IS NULL) AS live_sessions,
+        WHERE o.campaign_id = c.id AND o.ended_at IS NULL AND o.fenced_at IS NULL
+            AND o.heartbeat_at + make_interval(secs => %(silent)s) > clock_timestamp()) AS beating,
     (SELECT count(*) FROM fullsend.session AS o
-        WHERE o.campaign_id = c.id AND o.ended_at IS NULL AND o.fenced_at IS NULL AND o.id < s.id) AS rank,
+        WHERE o.campaign_id = c.id AND o.ended_at IS NULL AND o.fenced_at IS NULL
+            AND o.heartbeat_at + make_interval(secs => %(silent)s) > clock_timestamp() AND o.id < s.id) AS rank,
     (SELECT jsonb_build_object(
             'pending', sum(k.pending), 'claimed', sum(k.claimed), 'armed', sum(k.armed),
             'deferred', sum(k.deferred), 'unknown', sum(k.unknown), 'accepted', sum(k.accepted),
