@@ -116,6 +116,11 @@ async def test_hot_statements_touch_no_more_rows_than_they_are_about(big: tuple[
     read_little(await explain(db, "sweep_chunk", sweep), 70)
     read_little(await explain(db, "observe_campaign", {"campaign": campaign, "lease": 60.0}), 10_001)
     read_little(await explain(db, "session_sees", {**key, "silent": 5.0}), 0)
+
+
+@pytest.mark.parametrize("big", ["owner, not analysed", "owner"], indirect=True)
+async def test_the_operators_figures_read_no_rows(big: tuple[Database, int]) -> None:
+    db, _ = big
     bounds = {"finished_for": 60.0, "owned_for": 60.0, "limit": 10}
     read_little(await explain(db, "figures_of_campaigns", bounds), 0)
     read_little(await explain(db, "figures_of_transports", {}), 0)
