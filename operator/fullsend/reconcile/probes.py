@@ -8,6 +8,7 @@ before one; every other failure is, at growing intervals; ``ROWS`` is also what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -68,7 +69,7 @@ class Answer:
     def from_json(cls, value: Mapping[str, Any]) -> Answer:
         """From the ledger, where a tenant's role wrote it: whatever it is, it becomes an answer."""
         reason, message, found = value.get("reason"), value.get("message"), value.get("found")
-        if not (isinstance(reason, str) and reason.isascii() and reason.isalnum() and len(reason) <= 100):
+        if not (isinstance(reason, str) and re.fullmatch("[A-Za-z][A-Za-z0-9]{0,99}", reason)):
             return cls(False, FAILED, "the probe gave an answer that can't be read", Outlook.PERSON)
         outlook = value.get("outlook")
         return cls(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fullsend.ledger.tenants import tenant_dsn
 from fullsend.probe.__main__ import main, run
 from fullsend.reconcile.probes import Answer, Outlook
 from support.audience_world import TENANT, World
+from support.ledger_worlds import sql
 from support.scripted_smtp import Script, ScriptedServer, say
 
 OFFERING = ("250-relay.example", "250-PIPELINING", "250-SIZE 5000000", "250-SMTPUTF8")
@@ -58,6 +60,31 @@ async def test_an_answer_to_an_older_question_is_dropped(world: World) -> None:
     assert record is not None
     assert (record.number, record.failures, record.result) == (2, 4, {"reason": "InTime"})
     assert (record.answered_number, record.answered_generation) == (2, 3)
+
+
+async def test_an_answer_is_never_from_the_future(world: World) -> None:
+    probe, number = await asked(world, "MailTemplate", {"subject": "one"})
+    assert (await probes.observe(world.db, TENANT, "uid"))[1].answered_at is None  # type: ignore[union-attr]
+    await probes.answer(world.db, probe, number, {"reason": "Forged"})
+    await sql(world.db, "UPDATE fullsend.probe SET answered_at = '9999-12-31'")
+    now, record = await probes.observe(world.db, TENANT, "uid")
+    assert record is not None
+    assert record.answered_at is not None
+    assert abs(record.answered_at - now) < timedelta(seconds=5)
+
+
+async def test_what_was_asked_of_an_object_that_went_unanswered_is_forgotten(world: World) -> None:
+    await asked(world, "Audience", {"inline": {"recipients": [{"address": "ana@example.com"}]}})
+    ask = {"kind": "Audience", "name": "other", "generation": 1, "failures": 0, "content": {}}
+    await probes.ask(world.db, TENANT, "other", **ask, known=0)
+    kept = "SELECT content IS NOT NULL FROM fullsend.probe WHERE uid = 'uid'"
+    assert await sql(world.db, kept) == [(True,)]
+    await sql(world.db, "UPDATE fullsend.probe SET asked_at = asked_at - interval '2 days'")
+    await probes.ask(world.db, TENANT, "other", **ask, known=1)
+    assert await sql(world.db, kept) == [(False,)]
+    await sql(world.db, "UPDATE fullsend.probe SET asked_at = asked_at - interval '99 days'")
+    await probes.ask(world.db, TENANT, "other", **ask, known=2)
+    assert await sql(world.db, kept) == []
 
 
 async def test_of_two_operators_that_ask_at_once_one_does(world: World) -> None:

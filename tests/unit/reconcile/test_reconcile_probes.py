@@ -192,6 +192,8 @@ def test_an_answer_that_is_none_is_a_failed_probe(nonsense: dict[str, Any]) -> N
 def test_an_answer_survives_the_way_through_the_ledger() -> None:
     answer = Answer(False, "SecretMissing", "create it", Outlook.PERSON, {"relay": "r[::1]:25"})
     assert Answer.from_json(answer.to_json()) == answer
+    for reason in ("1st", "", "no words", "N" * 101, "Größe", 7):  # the API server would refuse them
+        assert Answer.from_json({"reason": reason}).reason == "ProbeFailed"
     odd = Answer.from_json({"reason": "Odd", "outlook": [], "found": 3, "message": None, "ready": "yes"})
     assert (odd.ready, odd.outlook, odd.found, odd.message) == (False, Outlook.PERSON, {}, "")
 
