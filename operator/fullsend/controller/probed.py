@@ -60,7 +60,7 @@ MODELS: Final[Mapping[str, type[Status]]] = {
 }
 _OURS: Final = frozenset(
     {"observed_generation", "state", "conditions", "last_probe_time", "campaigns", "connections", "halt"}
-    | {"learnt_connections"}
+    | {"learned_connections"}
 )
 """Fields that no probe fills in: a tenant's role wrote its answer."""
 IN_USE: Final = timedelta(minutes=1)
@@ -177,7 +177,7 @@ class ProbedObject:
         use: tuple[TransportUse, ...],
     ) -> None:
         status = next_status(previous, decision, generation, record, use)
-        moving = {"connections", "campaigns", "learnt_connections"}
+        moving = {"connections", "campaigns", "learned_connections"}
         if status == previous:
             return
         only_moved = status.model_dump(exclude=moving) == previous.model_dump(exclude=moving)
@@ -333,12 +333,11 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _in_use(use: tuple[TransportUse, ...]) -> dict[str, Any]:
     halted = [each for each in use if each.breaker.state is BreakerState.HALTED]
-    caps = [each.breaker.connections for each in use if each.breaker.connections is not None]
     newest = max(halted, key=lambda each: each.breaker.since or datetime.min.replace(tzinfo=UTC), default=None)
     return {
         "campaigns": len(use),
         "connections": sum(each.connections for each in use),
-        "learnt_connections": min(caps, default=0),
+        "learned_connections": min((each.learned for each in use if each.learned is not None), default=None),
         "halt": TransportHalt(
             campaign=newest.campaign,
             reason=newest.breaker.reason or FAILED,

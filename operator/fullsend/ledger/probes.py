@@ -95,7 +95,9 @@ async def forget(db: Database, tenant: str, uid: str) -> None:
 async def transport_use(db: Database, tenant: str, transport: str) -> tuple[TransportUse, ...]:
     """The campaigns that send through this transport now."""
     rows = await db.fetch("transport_use", {"tenant": tenant, "transport": transport})
-    return tuple(TransportUse(row["name"], breaker_of(row["breaker"]), row["connections"]) for row in rows)
+    return tuple(
+        TransportUse(row["name"], breaker_of(row["breaker"]), row["connections"], row["learned"]) for row in rows
+    )
 
 
 async def refused_among(db: Database, tenant: str, lists: Collection[str], hashes: Sequence[bytes]) -> set[bytes]:

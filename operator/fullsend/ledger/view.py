@@ -252,8 +252,10 @@ class ProbeView:
 
 @dataclass(frozen=True, slots=True)
 class TransportUse:
-    """One campaign that sends through a transport now: its breaker, and the connections its live senders may have."""
+    """One campaign that sends through a transport now: its breaker, and the connections its live senders may have.
+    ``learned`` is the transport's (or pool's), as in OutletView."""
 
     campaign: str
     breaker: BreakerView
     connections: int
+    learned: int | None = None

@@ -285,9 +285,9 @@ class MailTransportStatus(StatusModel):
         description="Connections that their live senders may open, together.",
         json_schema_extra=_INT64,
     )
-    learnt_connections: Count = Field(
-        default=0,
-        description="Connections of one campaign that the relay bears for now, as its refusals taught; 0: no trouble.",
-        json_schema_extra=_INT64,
+    learned_connections: Count | None = Field(
+        default=None,
+        description="SMTP connections that the relay takes over all campaigns, where it has said that there were too "
+        "many. Absent while it takes as many as `limits.connections` allows, and while no campaign sends.",
     )
     halt: TransportHalt | None = Field(default=None, description="The latest halt of a campaign that uses it.")

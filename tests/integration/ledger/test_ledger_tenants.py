@@ -194,6 +194,8 @@ async def test_another_tenants_transport_is_not_to_be_seen_and_a_pool_is(worlds:
     [(theirs,)] = await world.sql(
         worlds.owner, "SELECT outlet FROM fullsend.campaign WHERE id = %s", worlds.campaigns["red"]
     )
+    [use] = await probes.transport_use(worlds.owner, "red", "relay")
+    assert (use.connections, use.learned) == (7, 7)
     see = "SELECT x ->> 'connections', x ->> 'message' FROM fullsend.see_outlet(%s) AS x"
     assert await world.sql(worlds.owner, see, theirs) == [("7", "421 4.7.0 too many from red.example")]
     assert await world.sql(worlds.blue, see, theirs) == [("0", None)]

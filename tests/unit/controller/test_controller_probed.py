@@ -41,12 +41,12 @@ def test_a_probe_fills_in_what_it_found_and_nothing_that_is_not_its_to_say() -> 
         "observedGeneration": 99,
         "observed_generation": 99,
         "lastProbeTime": "2000-01-01T00:00:00Z",
-        "learntConnections": 5,
+        "learnedConnections": 5,
         "somethingElse": {},
     }
     told = status(MailTransportStatus(), Answer(True, "Reachable", found=forged))
     assert (told.relay, told.halt, told.observed_generation) == ("r[192.0.2.7]:25", None, 3)
-    assert (told.last_probe_time, told.learnt_connections, len(told.conditions)) == (NOW, 0, 1)
+    assert (told.last_probe_time, told.learned_connections, len(told.conditions)) == (NOW, None, 1)
 
 
 def test_an_answer_of_the_wrong_shape_says_nothing() -> None:
@@ -64,18 +64,18 @@ def test_an_audience_that_cannot_be_read_now_keeps_its_last_count_until_it_is_ed
 
 
 def test_a_transport_says_what_its_campaigns_have_and_the_newest_halt() -> None:
-    def use(name: str, state: BreakerState, hour: int, connections: int | None = None) -> TransportUse:
-        breaker = BreakerView(state, reason="CannotConnect", since=NOW.replace(hour=hour), connections=connections)
-        return TransportUse(name, breaker, 8)
+    def use(name: str, state: BreakerState, hour: int, learned: int | None = None) -> TransportUse:
+        breaker = BreakerView(state, reason="CannotConnect", since=NOW.replace(hour=hour))
+        return TransportUse(name, breaker, 8, learned)
 
     told = status(
         MailTransportStatus(),
         Answer(True, "Reachable"),
         use("old", BreakerState.HALTED, 9),
         use("new", BreakerState.HALTED, 11),
-        use("slow", BreakerState.REDUCED, 12, connections=3),
+        use("slow", BreakerState.REDUCED, 12, learned=3),
     )
-    assert (told.campaigns, told.connections, told.learnt_connections) == (3, 24, 3)
+    assert (told.campaigns, told.connections, told.learned_connections) == (3, 24, 3)
     assert (told.halt.campaign, told.halt.reason) == ("new", "CannotConnect")
 
 

@@ -1,16 +1,22 @@
 -- observe_probe --
--- The database's clock, and what is known of one object's probe
+-- The database's clock, and what is known of one object's probe; a tenant may have written when it was answered
 SELECT clock_timestamp() AS now, p.id, p.number, p.generation, p.failures, p.asked_at, p.answered_number,
-    p.answered_generation, p.answered_at, p.result
+    p.answered_generation, p.result,
+    CASE WHEN p.answered_at IS NOT NULL THEN least(p.answered_at, clock_timestamp()) END AS answered_at
 FROM (SELECT 1) AS one
 LEFT JOIN fullsend.tenant AS t ON t.name = %(tenant)s
 LEFT JOIN fullsend.probe AS p ON p.tenant_id = t.id AND p.uid = %(uid)s;
 
 -- ask_probe --
--- A new question, unless another operator has asked since; rows of objects that are long gone go
+-- A new question, unless another operator has asked since; rows of objects that are long gone go, and what was asked of
+-- an object that went before it was answered, for no probe runs for a day
 WITH old AS (
     DELETE FROM fullsend.probe AS o
     WHERE o.asked_at < clock_timestamp() - interval '90 days' AND o.uid <> %(uid)s
+), unanswered AS (
+    UPDATE fullsend.probe AS o SET content = NULL
+    WHERE o.content IS NOT NULL AND o.uid <> %(uid)s
+        AND o.asked_at BETWEEN clock_timestamp() - interval '90 days' AND clock_timestamp() - interval '1 day'
 )
 INSERT INTO fullsend.probe AS p (tenant_id, uid, kind, name, generation, content)
 SELECT t.id, %(uid)s, %(kind)s, %(name)s, %(generation)s, %(content)s::jsonb
@@ -42,7 +48,7 @@ WHERE t.id = p.tenant_id AND t.name = %(tenant)s AND p.uid = %(uid)s;
 
 -- transport_use --
 -- The campaigns that send through a transport now
-SELECT c.name, c.breaker,
+SELECT c.name, c.breaker, (fullsend.see_outlet(c.outlet) ->> 'learned')::integer AS learned,
     (SELECT coalesce(sum(s.connections), 0)::bigint FROM fullsend.session AS s
         WHERE s.campaign_id = c.id AND s.ended_at IS NULL AND s.fenced_at IS NULL) AS connections
 FROM fullsend.campaign AS c JOIN fullsend.tenant AS t ON t.id = c.tenant_id
