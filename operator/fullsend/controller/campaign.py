@@ -135,8 +135,8 @@ class ClusterCampaign:
         if found is None or found["metadata"]["uid"] != self.owner.uid:
             self._declaration = None
             return None
-        self._object = found
         self._declaration = await read_declaration(self._cluster, found)
+        self._object = _slim(found)
         self._read_at = time.monotonic()
         return self._declaration
 
@@ -224,7 +224,7 @@ class ClusterCampaign:
             written = await self._cluster.merge(CAMPAIGNS, self.owner.namespace, self.owner.name, patch, sub="status")
             self._written_at = time.monotonic()
             self.written_version = written["metadata"]["resourceVersion"]
-            self._object = written
+            self._object = _slim(written)
         for action in decision.actions:
             if isinstance(action, act.Emit):
                 await tell(self._cluster, self.owner, action, self._world.instance)
@@ -282,6 +282,11 @@ class ClusterCampaign:
             if job_view(job).kind != kind or is_over(job) or is_stopping(job) or (named and name not in named):
                 continue
             await self._jobs.delete(job)
+
+
+def _slim(campaign: Object) -> Object:
+    """What is kept of the object: the declaration has the rest."""
+    return {"status": campaign.get("status") or {}}
 
 
 def _time_left(declaration: Declaration, status: CampaignStatus, now: datetime) -> timedelta | None:

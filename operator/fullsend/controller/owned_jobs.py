@@ -47,7 +47,7 @@ class OwnedJobs:
     async def read(self) -> None:
         namespace, uid = self._owner.namespace, self._owner.uid
         listed = self._cluster.list(JOBS, namespace, labels=f"{LABEL_UID}={uid}")
-        self.by_name = {job["metadata"]["name"]: job async for job in listed if owned_by(job, uid)}
+        self.by_name = {job["metadata"]["name"]: slim(job) async for job in listed if owned_by(job, uid)}
         self._read_at = time.monotonic()
 
     async def views(self) -> tuple[JobView, ...]:
@@ -103,7 +103,7 @@ class OwnedJobs:
                 log.warning("%s/%s: Job %s is there already and not ours", namespace, self._owner.name, name)
                 return
         if self.by_name is not None:
-            self.by_name[name] = made
+            self.by_name[name] = slim(made)
 
     async def delete(self, job: Object) -> None:
         """Its pods get SIGTERM; the Job stays visible as stopping until the last of them has ended."""
@@ -112,6 +112,14 @@ class OwnedJobs:
             JOBS, self._owner.namespace, metadata["name"], uid=metadata["uid"], propagation="Foreground"
         )
         metadata.setdefault("deletionTimestamp", datetime.now(UTC).isoformat())
+
+
+def slim(job: Object) -> Object:
+    """What is kept of a Job: its pods' template and who set which field are most of it, and nobody asks for them
+    again. An operator keeps two Jobs or more of each campaign of the last hour."""
+    metadata = {name: value for name, value in job["metadata"].items() if name != "managedFields"}
+    spec = {name: value for name, value in job["spec"].items() if name != "template"}
+    return {"metadata": metadata, "spec": spec, "status": job.get("status") or {}}
 
 
 def is_old_enough(job: Object) -> bool:

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from controller_objects import ended, job
 
-from fullsend.controller.jobviews import has_begun, is_over, job_view, owned_by, wants_a_closer_look
+from fullsend.controller.jobviews import (
+    has_begun,
+    is_over,
+    job_view,
+    mounted,
+    owned_by,
+    same_pods,
+    wants_a_closer_look,
+)
+from fullsend.controller.owned_jobs import slim
 
 
 def pod(**status: Any) -> dict[str, Any]:
@@ -107,3 +116,18 @@ def test_a_job_has_begun_once_a_pod_of_it_runs_or_ended() -> None:
     assert not has_begun(job(status={"active": 2, "ready": 0}))
     for name in ("ready", "succeeded", "failed"):
         assert has_begun(job(status={"active": 1, name: 1}))
+
+
+def test_what_is_kept_of_a_job_says_as_much_as_the_whole() -> None:
+    for status in ({"active": 1, "ready": 1}, ended("Complete"), ended("Failed", reason="BackoffLimitExceeded")):
+        whole = job("send", 4, status=status)
+        whole["metadata"]["managedFields"] = [{"fieldsV1": {"f:spec": {}}}]
+        whole["spec"]["template"] = {"spec": {"containers": [{"name": "fullsend"}]}}
+        kept = slim(whole)
+        assert "managedFields" not in kept["metadata"]
+        assert "template" not in kept["spec"]
+        assert job_view(kept) == job_view(whole)
+        assert wants_a_closer_look(kept) == wants_a_closer_look(whole)
+        assert has_begun(kept) == has_begun(whole)
+        assert same_pods(kept, whole)
+        assert mounted(kept) == mounted(whole)
