@@ -22,6 +22,7 @@ from fullsend.controller.audit import EVERY, WatchAudit
 from fullsend.controller.connections import Connections
 from fullsend.controller.health import Health
 from fullsend.controller.leadership import Leadership
+from fullsend.controller.memory import give_back
 from fullsend.controller.metrics import Exposition
 from fullsend.controller.names import CAMPAIGNS, JOBS, NAMESPACES, PROBED, Kind
 from fullsend.controller.pods import PodImage
@@ -208,6 +209,7 @@ class Operator:
     async def _audit(self, cluster: Cluster) -> None:
         while True:
             self._beats["audit"] = time.monotonic()
+            give_back()
             await asyncio.sleep(EVERY)
             for kind, audit in self._audits.items():
                 try:
