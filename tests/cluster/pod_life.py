@@ -27,6 +27,7 @@ RETRY = 0.5
 """Seconds between looks at what a pod waits for, such as a Secret; a kubelet takes its time, a test should not."""
 GRACE = 30
 ENTER = Path(__file__).with_name("enter.sh")
+CLONE = Path(__file__).resolve().parents[2]
 UNSHARE = shutil.which("unshare") or "unshare"  # not by the container's PATH
 LEASH = [found, "--pdeathsig", "KILL", "--"] if (found := shutil.which("setpriv")) else []
 """The kernel ends a container with this process, also when it is killed."""
@@ -321,7 +322,10 @@ class Life:
         access = "ro" if spec.get("securityContext", {}).get("readOnlyRootFilesystem") else "rw"
         words: list[str | Path] = [ENTER, root, access, spec.get("workingDir", "/")]
         for source, target, read_only in mounts:
-            words += [source, os.path.realpath(target), "ro" if read_only else "rw"]
+            place = Path(os.path.realpath(target))
+            words += [source, place, "ro" if read_only else "rw"]
+            if place in CLONE.parents:  # a /tmp of its own must not hide the program, which is this clone
+                words += [CLONE, CLONE, "ro"]
         return [UNSHARE, "--mount", "--propagation", "private", *map(str, words), "--", *command]
 
 
