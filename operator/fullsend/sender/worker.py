@@ -309,10 +309,9 @@ class Worker:
         self._pulse.open_connections += change
 
     async def connect(self) -> Session | None:
+        settings = settings_for(self._pulse.control.relay, self._secrets_dir)
         self._pulse.opening += 1
-        connecting = asyncio.ensure_future(
-            connect(settings_for(self._pulse.control.relay, self._secrets_dir), self._relay_memory)
-        )
+        connecting = asyncio.ensure_future(connect(settings, self._relay_memory))
         over = asyncio.ensure_future(self._over.wait())
         try:
             await asyncio.wait((connecting, over), return_when=asyncio.FIRST_COMPLETED)

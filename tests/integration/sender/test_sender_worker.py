@@ -374,6 +374,22 @@ async def test_a_relay_that_takes_fewer_connections_than_offered_is_no_trouble(p
         assert copies(sink) == [1] * 300
 
 
+async def test_a_secret_that_cannot_be_read_is_trouble_of_the_transport_however_few_are_left(
+    postgres_dsn: str, ledger: Database
+):
+    async with MailSink() as sink:
+        here = await place(postgres_dsn, ledger, sink, 3, relay={"credentials_secret": "login"})
+        async with here.sender():
+
+            async def halted() -> bool:
+                return (await here.view()).breaker.state is BreakerState.HALTED
+
+            await until(halted)
+        view = await here.view()
+        assert "login" in view.breaker.message
+        assert view.counts.open == 3
+
+
 async def test_when_everybody_is_refused_the_first_to_be_rejected_wait_again_also_for_a_tenants_role(
     postgres_dsn: str, ledger: Database
 ):
