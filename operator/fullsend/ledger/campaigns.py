@@ -210,6 +210,7 @@ async def observe(db: Database, campaign: CampaignId, *, session_lease_seconds: 
         proof=proof_of(row["proof"]),
         finished_at=utc_or_none(row["finished_at"]),
         outlet=outlet_of(row["outlet"]),
+        blocked_only=row["blocked_only"],
     )
 
 

@@ -70,7 +70,6 @@ class Control(_Frozen):
     rates: tuple[Rate, ...] = ()
     max_rejected: float = 1.0  # share, 0..1, of accepted + rejected
     min_sample: int = 200
-    acknowledged_halt: str = ""  # what a person has said "go on" to
 
     def to_json(self) -> Mapping[str, Any]:
         return self.model_dump(mode="json")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fullsend.ledger.view import (
+    Acknowledged,
     Blocked,
     BreakerState,
     BreakerView,
@@ -110,6 +111,7 @@ def breaker_of(document: Mapping[str, Any]) -> BreakerView:
         halt_id=document.get("halt_id", ""),
         needs_person=document.get("needs_person", False),
         blocked=tuple(Blocked(**{**one, "since": _known_time(one["since"])}) for one in document.get("blocked", ())),
+        acknowledged=tuple(Acknowledged(**one) for one in document.get("acknowledged", ())),
     )
 
 
@@ -125,6 +127,7 @@ def breaker_to_json(view: BreakerView) -> dict[str, Any]:
         "halt_id": view.halt_id,
         "needs_person": view.needs_person,
         "blocked": [{**asdict(one), "since": one.since.isoformat()} for one in view.blocked],
+        "acknowledged": [asdict(one) for one in view.acknowledged],
     }
 
 

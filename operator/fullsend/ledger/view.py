@@ -125,12 +125,22 @@ class Blocked:
 
 
 @dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A halt for rejections, or a block of a provider, that a person has said "go on" to; ``rejected`` by that
+    provider when it was blocked."""
+
+    id: str
+    rejected: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerView:
     """The campaign's circuit breaker.
 
     ``failures`` counts transport troubles since the last success. ``needs_person`` halts end only by
     ``acknowledgedHalt`` equal to ``halt_id``; others end by themselves at ``next_probe_at``. ``connections`` caps
     the whole campaign (None: no cap). ``blocked`` providers are apart from the state: others are sent to.
+    ``acknowledged`` outlives the spec's one field: what a person agreed to is not asked again.
     """
 
     state: BreakerState = BreakerState.CLOSED
@@ -143,6 +153,7 @@ class BreakerView:
     halt_id: str = ""
     needs_person: bool = False
     blocked: tuple[Blocked, ...] = ()
+    acknowledged: tuple[Acknowledged, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +235,7 @@ class LedgerView:
     proof: Proof | None
     finished_at: datetime | None
     outlet: OutletView = OutletView()
+    blocked_only: bool = False  # every deferred or unknown row waits for a provider that is blocked now
 
 
 @dataclass(frozen=True, slots=True)

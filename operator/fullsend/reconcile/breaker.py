@@ -26,13 +26,13 @@ rows become unknown before a person is asked. (8 connections, k = 2: 24 rows.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
-from fullsend.ledger.view import Blocked, BreakerState, BreakerView
+from fullsend.ledger.view import Acknowledged, Blocked, BreakerState, BreakerView
 
 # -- what can happen ---------------------------------------------------------------------------------------------
 
@@ -161,6 +161,12 @@ DEFAULT_POLICY = BreakerPolicy()
 MOST_BLOCKED = 50
 """Providers blocked at a time; beyond, the oldest is tried again: the campaign's document stays small."""
 
+MOST_ACKNOWLEDGED = 100
+"""Acknowledgements that are remembered; beyond, the oldest is asked for again."""
+
+PROVIDER_IN_ID = 64
+"""Characters of a provider's name in an id, which must fit into ``spec.acknowledgedHalt``."""
+
 # -- steps -------------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +224,7 @@ def trouble(
         case TooManyRejected(rejected, message):
             return halt(view, Reason.TOO_MANY_REJECTED, message, now, halt_id=rejection_halt_id(rejected))
         case ProviderRefuses():
-            return _block(view, event, now)
+            return _block(view, event, now, halt_id)
         case _:
             assert_never(event)
 
@@ -228,12 +234,12 @@ def success(view: BreakerView, now: datetime, *, policy: BreakerPolicy = DEFAULT
     state = effective_state(view, now)
     match state:
         case BreakerState.CLOSED:
-            return view if view.failures == 0 else BreakerView(blocked=view.blocked)
+            return view if view.failures == 0 else _at_rest(view)
         case BreakerState.HALTED:
             return view  # a reply still in flight when the breaker halted proves nothing about the next message
         case BreakerState.PROBING:
             if policy.connections <= 1:
-                return BreakerView(blocked=view.blocked)
+                return _at_rest(view)
             return replace(
                 view,
                 state=BreakerState.REDUCED,
@@ -248,7 +254,7 @@ def success(view: BreakerView, now: datetime, *, policy: BreakerPolicy = DEFAULT
                 return view if view.failures == 0 else replace(view, failures=0)
             doubled = 2 * max(1, view.connections or 1)
             if doubled >= policy.connections:
-                return BreakerView(blocked=view.blocked)
+                return _at_rest(view)
             return replace(view, failures=0, connections=doubled, since=now)
         case _:
             assert_never(state)
@@ -263,8 +269,8 @@ def halt(
     """
     if view.state is BreakerState.HALTED and (view.needs_person or not needs_person):
         return view
-    return BreakerView(
-        blocked=view.blocked,
+    return replace(
+        _at_rest(view),
         state=BreakerState.HALTED,
         failures=view.failures + 1,
         connections=1,
@@ -277,35 +283,55 @@ def halt(
     )
 
 
-def _block(view: BreakerView, event: ProviderRefuses, now: datetime) -> BreakerView:
-    """The provider's recipients wait; those of others are sent to. Who is blocked stays so under the same id."""
+def _at_rest(view: BreakerView) -> BreakerView:
+    """All is well, but for the providers that are apart."""
+    return BreakerView(blocked=view.blocked, acknowledged=view.acknowledged)
+
+
+def _block(view: BreakerView, event: ProviderRefuses, now: datetime, halt_id: str) -> BreakerView:
+    """The provider's recipients wait; those of others are sent to. Who is blocked stays so under the same id.
+
+    Whoever has said that a provider may go on rejecting is not asked again; but one that still refuses this sender
+    has not been mended, and is blocked anew under an id that nobody has acknowledged.
+    """
     if any(one.provider == event.provider for one in view.blocked):
         return view
-    id_ = f"{event.provider}-blocked-{event.rejected}"
+    rejects = event.reason == Reason.PROVIDER_REJECTS
+    if rejects and may_reject(view, event.provider):
+        return view
+    id_ = f"{event.provider[:PROVIDER_IN_ID]}-{'rejects' if rejects else 'refuses'}-{halt_id}"
     one = Blocked(event.provider, id_, event.reason, event.message, now, event.rejected, event.settled)
     return replace(view, blocked=(*view.blocked, one)[-MOST_BLOCKED:])
 
 
-def is_acknowledged(acknowledged: str, provider: str) -> bool:
-    """Whether a person has said that this provider is to be sent to all the same."""
-    return acknowledged.startswith(f"{provider}-blocked-")
+def may_reject(view: BreakerView, provider: str) -> bool:
+    """Whether a person has said that this provider is to be sent to although it rejects."""
+    return any(one.id.rpartition("-rejects-")[0] == provider[:PROVIDER_IN_ID] for one in view.acknowledged)
 
 
 def acknowledge(view: BreakerView, halt_id: str, now: datetime) -> BreakerView:
     """A person says "go on" to exactly the halt they were shown. It goes on carefully: one probing connection. A
     provider that was blocked is sent to like the others."""
-    if halt_id and any(one.id == halt_id for one in view.blocked):
-        return replace(view, blocked=tuple(one for one in view.blocked if one.id != halt_id))
+    known = next((one for one in view.blocked if one.id == halt_id), None)
+    if known is not None:
+        left = tuple(one for one in view.blocked if one is not known)
+        return replace(_agreed(view, Acknowledged(halt_id, known.rejected)), blocked=left)
     if view.state is not BreakerState.HALTED or not halt_id or halt_id != view.halt_id:
         return view
-    return BreakerView(
-        blocked=view.blocked,
+    if view.reason == Reason.TOO_MANY_REJECTED:
+        view = _agreed(view, Acknowledged(halt_id))
+    return replace(
+        _at_rest(view),
         state=BreakerState.PROBING,
         connections=1,
         reason=view.reason,
         message=f"acknowledged; was: {view.message}",
         since=now,
     )
+
+
+def _agreed(view: BreakerView, one: Acknowledged) -> BreakerView:
+    return replace(view, acknowledged=(*view.acknowledged, one)[-MOST_ACKNOWLEDGED:])
 
 
 def _transport(
@@ -376,8 +402,8 @@ def _halt_until_probe(
     delay = policy.first_probe
     if view.next_probe_at is not None and view.since is not None:  # the probe of an earlier halt failed
         delay = min(policy.last_probe, 2 * (view.next_probe_at - view.since))
-    return BreakerView(
-        blocked=view.blocked,
+    return replace(
+        _at_rest(view),
         state=BreakerState.HALTED,
         failures=view.failures + 1,
         connections=1,  # what it goes on with: shares are counted from it once the probe time has come
@@ -458,7 +484,10 @@ def rejection_halt_id(rejected: int) -> str:
     return f"too-many-rejected-{rejected}"
 
 
-def rejections_acknowledged(acknowledged: str, rejected: int) -> bool:
-    """Whether ``acknowledged`` (spec.acknowledgedHalt) covers this many rejections."""
-    prefix, _, count = acknowledged.rpartition("-")
-    return prefix == "too-many-rejected" and count.isdigit() and rejected < 2 * int(count)
+def rejections_acknowledged(acknowledged: Iterable[str], rejected: int) -> bool:
+    """Whether one of these ids (spec.acknowledgedHalt and what the ledger remembers) covers this many rejections."""
+    for one in acknowledged:
+        prefix, _, count = one.rpartition("-")
+        if prefix == "too-many-rejected" and count.isdigit() and rejected < 2 * int(count):
+            return True
+    return False

@@ -168,7 +168,10 @@ ROWS: Mapping[Situation, Row] = {
     _S.HALTED: Row(
         "Halted",
         "False",
-        ("SenderRefused", "MessageRefused", "EveryoneRefused", "NoReplyAfterContent", "TooManyRejected"),
+        (
+            *("SenderRefused", "MessageRefused", "EveryoneRefused", "NoReplyAfterContent", "TooManyRejected"),
+            *("ProviderRejects", "ProviderRefusesSender"),
+        ),
         "stopped until a person sets spec.acknowledgedHalt",
         stalled=True,
         halted=True,

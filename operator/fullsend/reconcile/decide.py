@@ -195,6 +195,7 @@ def _with_ledger(
             if _acknowledged(desired, view):
                 yield AcknowledgeHalt(view.breaker.halt_id)
                 return
+            yield from _unblocked(desired, view)
             if not halted_for_person(view) and too_many_rejected(desired, view):
                 id_ = breaker.rejection_halt_id(view.counts[DeliveryState.REJECTED])
                 _, message = explain(situation, desired, observed)
@@ -202,6 +203,7 @@ def _with_ledger(
             yield from _reopen(desired, view, now)
             yield from _drain(situation, desired, observed, view)
         case Situation.DRAINED | Situation.SUSPENDED | Situation.SCHEDULED:
+            yield from _unblocked(desired, view)
             yield from _reopen(desired, view, now)
             yield from _drain(situation, desired, observed, view)
         case Situation.AWAITING_APPROVAL | Situation.WAITING | Situation.TRANSPORT_TROUBLE | Situation.SENDING:
@@ -244,7 +246,6 @@ def control_wanted(situation: Situation, desired: Desired, view: LedgerView) -> 
             "stop": situation not in MAY_SEND,
             "cancel": desired.cancel,
             "fresh_limit": desired.fresh_limit,
-            "acknowledged_halt": desired.acknowledged_halt,
         }
     )
 

@@ -164,12 +164,13 @@ def _went_back(observed: Observed) -> str:
 
 
 def _halted(desired: Desired, view: LedgerView) -> tuple[str, str]:
-    if not halted_for_person(view) and too_many_rejected(desired, view):
-        rejected = view.counts[DeliveryState.REJECTED]
-        sample = rejected + view.counts[DeliveryState.ACCEPTED]
-        return "TooManyRejected", (
-            f"{rejected} of {sample} recipients were rejected, more than failurePolicy.maxRejected allows "
-            f"({desired.max_rejected:.1%}): is the list what it should be?"
+    if not halted_for_person(view):
+        if (said := too_many_rejected(desired, view)) != "":
+            return "TooManyRejected", said
+        newest = view.breaker.blocked[-1]
+        return newest.reason, (
+            f"everybody else has been sent to. {newest.message}. To send to those at {newest.provider} who are left, "
+            f'set spec.acknowledgedHalt to "{newest.id}"; else schedule.deadline expires them, or spec.cancel ends them'
         )
     return view.breaker.reason or "Halted", (
         f'{view.breaker.message}. When this is mended, set spec.acknowledgedHalt to "{view.breaker.halt_id}"'

@@ -12,7 +12,7 @@ from fullsend.ledger.view import BreakerState, LedgerView
 from fullsend.reconcile import breaker, conditions, senders
 from fullsend.reconcile.conditions import ROWS, Look, is_true, trimmed
 from fullsend.reconcile.observed import Desired, Observed
-from fullsend.reconcile.situation import OVER, Situation, too_many_rejected, went_back_id
+from fullsend.reconcile.situation import OVER, Situation, halted_for_person, too_many_rejected, went_back_id
 from fullsend.resources.status import CampaignStatus, Halt, LimitedBy, PlanStatus, ProofStatus, share_done
 from fullsend.states import DeliveryState
 
@@ -230,6 +230,10 @@ def halt_shown(situation: Situation, desired: Desired, observed: Observed, messa
         return Halt(id=id_, reason="LedgerWentBack", message=message, since=since)
     if view is None or situation in OVER:
         return None
+    by_person = situation is Situation.HALTED and not halted_for_person(view)
+    if by_person and not too_many_rejected(desired, view):
+        newest = view.breaker.blocked[-1]
+        return Halt(id=newest.id, reason=newest.reason, message=trimmed(message), since=newest.since)
     if view.breaker.state is BreakerState.HALTED:
         return Halt(
             id=view.breaker.halt_id,
@@ -238,7 +242,7 @@ def halt_shown(situation: Situation, desired: Desired, observed: Observed, messa
             since=view.breaker.since,
             next_probe_time=view.breaker.next_probe_at,
         )
-    if situation is Situation.HALTED and too_many_rejected(desired, view):
+    if by_person:
         rejected = view.counts[DeliveryState.REJECTED]
         return Halt(id=breaker.rejection_halt_id(rejected), reason="TooManyRejected", message=message, since=now)
     return None

@@ -2,8 +2,10 @@
 
 A sender remembers its recent settled recipients. Where the share of the rejected among them is clearly beyond
 ``maxRejected``, it is judged whose they are: a provider that rejects while the others accept is blocked (its rows wait,
-uncharged), anything else halts the campaign. The whole since the beginning is judged by ``situation``, from the
-ledger's counters. Pure; invariant: one provider, however much of the sample it is, does not stop the others.
+uncharged), anything else halts the campaign. What a sender remembers ends with it; the whole since the beginning is in
+the ledger's counters, and is judged by whoever reconciles and by every sender at every beat (``whole_beyond``), so that
+senders which never live long halt the campaign all the same. Pure; invariant: one provider, however much of the sample
+it is, does not stop the others.
 
 The receiving provider is the recipient's domain, or the company behind it where that is common knowledge: no DNS is
 asked, which would tell the world whom one writes to, and differ from sender to sender.
@@ -15,6 +17,10 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
+
+from fullsend.ledger.view import BreakerView, Counts
+from fullsend.reconcile import breaker
+from fullsend.states import DeliveryState
 
 _SHARED: Final = {
     "google": "gmail.com googlemail.com",
@@ -49,6 +55,35 @@ class TooMany:
     rejected: int
     settled: int
     message: str
+
+
+def whole_beyond(
+    counts: Counts,
+    held: BreakerView,
+    *,
+    max_rejected: float,
+    min_sample: int,
+    acknowledged: str = "",
+    clearly: bool = False,
+) -> str:
+    """Of all recipients so far more were rejected than ``spec.failurePolicy`` allows, and nobody has agreed: what to
+    say of it. "" otherwise. ``acknowledged``: what the spec says beside what the ledger remembers. ``clearly``: by more
+    than chance; for those who look at every second."""
+    all_rejected = counts[DeliveryState.REJECTED]
+    # What a provider rejected until it was blocked has stopped, or was agreed to, and says nothing of the others.
+    apart = sum(one.rejected for one in held.blocked) + sum(one.rejected for one in held.acknowledged)
+    rejected = max(0, all_rejected - apart)
+    sample = rejected + counts[DeliveryState.ACCEPTED]
+    if sample < max(1, min_sample) or rejected <= max_rejected * sample:
+        return ""
+    if clearly and rejected <= _chance(sample, max_rejected):
+        return ""
+    if breaker.rejections_acknowledged((acknowledged, *(one.id for one in held.acknowledged)), all_rejected):
+        return ""
+    return (
+        f"{rejected} of {sample} recipients were rejected, more than failurePolicy.maxRejected allows "
+        f"({max_rejected:.1%}): is the list what it should be?"
+    )
 
 
 class Recent:
@@ -91,7 +126,11 @@ class Recent:
 def beyond(sample: list[bool], share: float) -> bool:
     """Clearly more of the sample are true than this share: by two standard deviations, which chance rarely makes."""
     count = len(sample)
-    return sum(sample) >= FEWEST and sum(sample) > count * share + 2 * math.sqrt(count * share * (1 - share))
+    return sum(sample) >= FEWEST and sum(sample) > _chance(count, share)
+
+
+def _chance(count: int, share: float) -> float:
+    return count * share + 2 * math.sqrt(count * share * (1 - share))
 
 
 def _fine(sample: list[bool], share: float) -> bool:

@@ -14,7 +14,8 @@ The order of the questions in ``classify`` is the precedence, and the only place
  9. nothing open                          finishing sends nothing, so it doesn't wait for anybody
 10. unresolved references                 a running campaign drains: its limits can't be read any more
 11. deadline                              beats halted and suspended: "never after" is absolute, and a reopen undoes it
-12. halted for a person                   beats suspended: it needs an acknowledgement whatever ``suspend`` says
+12. halted for a person                   beats suspended: it needs an acknowledgement whatever ``suspend`` says; so do
+                                          blocked providers, once only their recipients are left
 13. suspended                             beats schedule and approval: nothing starts by itself
 14. schedule
 15. approval, waiting, transport trouble  while there is nothing that may be sent now
@@ -27,7 +28,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from fullsend.ledger.view import FINISHED, BreakerState, LedgerView, Phase, PlanState, Proof
-from fullsend.reconcile import breaker
+from fullsend.reconcile import breaker, rejections
 from fullsend.reconcile.observed import DatabaseFault, Desired, Observed
 from fullsend.reconcile.senders import planning_stalled, sendable
 from fullsend.states import DeliveryState
@@ -124,7 +125,7 @@ def _sending(desired: Desired, view: LedgerView, now: datetime) -> Situation:
         return Situation.EXPIRING
     if desired.problems:
         return Situation.DRAINED
-    if halted_for_person(view) or too_many_rejected(desired, view):
+    if halted_for_person(view) or too_many_rejected(desired, view) or only_blocked_left(view):
         return Situation.HALTED
     if desired.suspend:
         return Situation.SUSPENDED
@@ -160,17 +161,22 @@ def halted_for_person(view: LedgerView) -> bool:
     return view.breaker.state is BreakerState.HALTED and view.breaker.needs_person
 
 
-def too_many_rejected(desired: Desired, view: LedgerView) -> bool:
-    """``spec.failurePolicy``: the share of refused mailboxes is beyond what was declared, and nobody accepted it."""
-    all_rejected = view.counts[DeliveryState.REJECTED]
-    # What a blocked provider rejected has stopped already, and says nothing of the others.
-    rejected = max(0, all_rejected - sum(one.rejected for one in view.breaker.blocked))
-    sample = rejected + view.counts[DeliveryState.ACCEPTED]
-    return (
-        sample >= max(1, desired.min_sample)
-        and rejected > desired.max_rejected * sample
-        and not breaker.rejections_acknowledged(desired.acknowledged_halt, all_rejected)
+def too_many_rejected(desired: Desired, view: LedgerView) -> str:
+    """``spec.failurePolicy``: the share of refused mailboxes is beyond what was declared, and nobody accepted it: in
+    words. "" otherwise."""
+    return rejections.whole_beyond(
+        view.counts,
+        view.breaker,
+        max_rejected=desired.max_rejected,
+        min_sample=desired.min_sample,
+        acknowledged=desired.acknowledged_halt,
     )
+
+
+def only_blocked_left(view: LedgerView) -> bool:
+    """Everybody else has been sent to: who is left waits for a provider that only a person can let go on."""
+    others = (DeliveryState.PENDING, DeliveryState.CLAIMED, DeliveryState.ARMED)
+    return view.blocked_only and view.counts.open > 0 and not any(view.counts[state] for state in others)
 
 
 def may_reopen(desired: Desired, view: LedgerView, now: datetime) -> bool:

@@ -27,6 +27,7 @@ from fullsend.ledger.database import Database
 from fullsend.ledger.sessions import Claimed, OpenedSession, Record
 from fullsend.ledger.view import BreakerState
 from fullsend.reconcile import breaker
+from fullsend.reconcile.rejections import provider_of
 from fullsend.sender.flusher import Flusher, Permission
 from fullsend.sender.hand import InHand
 from fullsend.sender.pulse import Pulse
@@ -155,7 +156,8 @@ class Feed:
     def _wait_for_provider(self, claimed: Claimed) -> None:
         """Uncharged, and no attempt: it is looked at again after a while, and sent when a person says so."""
         delay = self._pulse.control.retry.min_backoff
-        what = Record(claimed.seq, claimed.attempts + 1, DeliveryState.DEFERRED, "ProviderBlocked", delay=delay)
+        reason = f"ProviderBlocked:{provider_of(claimed.domain)}"  # by which the ledger tells who waits for what
+        what = Record(claimed.seq, claimed.attempts + 1, DeliveryState.DEFERRED, reason, delay=delay)
         if claimed.unknowns:
             what = replace(what, state=DeliveryState.UNKNOWN)
         self._flusher.record(what)

@@ -136,6 +136,7 @@ class Pulse:
 
     async def run(self) -> None:
         """Beat until cancelled."""
+        await self._judge_the_whole()
         while not self.lease.fenced:
             await asyncio.sleep(BEAT)
             await self.beat()
@@ -153,6 +154,7 @@ class Pulse:
             self._take(beat)
             if beat.live:
                 self.lease.confirm(asked)
+                await self._judge_the_whole()
             if time.monotonic() - self._swept_at >= SWEEP_EVERY:
                 self._swept_at = time.monotonic()
                 await self._sweep()
@@ -204,15 +206,31 @@ class Pulse:
         if found is None:
             return
         if found.provider:
-            if not breaker.is_acknowledged(control.acknowledged_halt, found.provider):
+            if not breaker.may_reject(self.breaker, found.provider):
                 reason = breaker.Reason.PROVIDER_REJECTS
                 await self.trouble(
                     breaker.ProviderRefuses(found.provider, reason, found.message, found.rejected, found.settled)
                 )
             return
         rejected_in_all = max(found.rejected, self.counts[DeliveryState.REJECTED])
-        if not breaker.rejections_acknowledged(control.acknowledged_halt, rejected_in_all):
+        if not breaker.rejections_acknowledged((one.id for one in self.breaker.acknowledged), rejected_in_all):
             await self.trouble(breaker.TooManyRejected(rejected_in_all, found.message))
+
+    async def _judge_the_whole(self) -> None:
+        """What this sender remembers began with it, and those before it may have ended before they had seen enough; an
+        operator, who would see the whole, may be away."""
+        control, rejected = self.control, self.counts[DeliveryState.REJECTED]
+        if self.phase is not Phase.SENDING or self.breaker.state is BreakerState.HALTED:
+            return
+        said = rejections.whole_beyond(
+            self.counts,
+            self.breaker,
+            max_rejected=control.max_rejected,
+            min_sample=control.min_sample,
+            clearly=True,
+        )
+        if said:
+            await self.trouble(breaker.TooManyRejected(rejected, said))
 
     async def too_many_connections(self, message: str, *, beside: bool = False) -> bool:
         """The relay takes no more connections than are open (but for one that it has just refused, ``beside``): all

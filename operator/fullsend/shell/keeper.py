@@ -183,8 +183,9 @@ class Keeper:
             case act.AcknowledgeHalt(halt_id):
                 now = datetime.now(UTC)
                 # First the rows, then the breaker: should this end in between, the next look does both again.
-                if view.breaker.reason in _NOT_ABOUT_RECIPIENTS and view.breaker.since is not None:
-                    await campaigns.reopen_run(db, campaign, halt_id=halt_id, halted_at=view.breaker.since)
+                held = view.breaker
+                if held.halt_id == halt_id and held.reason in _NOT_ABOUT_RECIPIENTS and held.since is not None:
+                    await campaigns.reopen_run(db, campaign, halt_id=halt_id, halted_at=held.since)
                 await campaigns.update_breaker(db, campaign, lambda held: breaker.acknowledge(held, halt_id, now))
             case act.Halt(halt_id, reason, message, needs_person):
                 now = datetime.now(UTC)

@@ -267,9 +267,9 @@ def test_a_sample_never_grows_beyond_its_size() -> None:
 
 
 def test_an_acknowledgement_of_rejections_holds_until_they_double() -> None:
-    acknowledged = breaker.rejection_halt_id(20)
+    acknowledged = [breaker.rejection_halt_id(20)]
     assert breaker.rejections_acknowledged(acknowledged, 20)
     assert breaker.rejections_acknowledged(acknowledged, 39)
     assert not breaker.rejections_acknowledged(acknowledged, 40)
-    assert not breaker.rejections_acknowledged("something-else-20", 20)
-    assert not breaker.rejections_acknowledged("", 0)
+    assert not breaker.rejections_acknowledged(["something-else-20"], 20)
+    assert not breaker.rejections_acknowledged([""], 0)

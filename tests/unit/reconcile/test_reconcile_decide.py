@@ -457,8 +457,7 @@ def test_states_that_cannot_be_reopened_or_tolerated_are_refused() -> None:
 
 
 def test_a_halt_waits_for_its_own_acknowledgement() -> None:
-    told = STOPPED.model_copy(update={"acknowledged_halt": "another"})  # senders know what was acknowledged
-    halted = view(breaker=HALTED, control=told.to_json())
+    halted = view(breaker=HALTED, control=STOPPED.to_json())
     assert kinds(look(wish(acknowledged_halt="another"), world(halted))) == []
     decision = look(wish(acknowledged_halt="h-1"), world(halted))
     assert decision.actions[0] == AcknowledgeHalt("h-1")

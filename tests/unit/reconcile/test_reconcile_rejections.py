@@ -9,8 +9,8 @@ from reconcile_worlds import NOW, ahead, look, view, wish, world
 from fullsend.ledger.mapping import breaker_of, breaker_to_json
 from fullsend.ledger.view import BreakerState, BreakerView
 from fullsend.reconcile import breaker
-from fullsend.reconcile.actions import AcknowledgeHalt, Emit
-from fullsend.reconcile.conditions import find
+from fullsend.reconcile.actions import AcknowledgeHalt, Emit, EnsureSenders
+from fullsend.reconcile.conditions import find, is_true
 from fullsend.reconcile.rejections import Recent, TooMany, provider_of
 
 
@@ -82,9 +82,83 @@ def test_a_blocked_provider_is_a_condition_and_an_event_that_says_what_to_do_and
     assert [action for action in decision.actions if isinstance(action, Emit) and action.reason == "ProvidersBlocked"]
     after = look(wish(acknowledged_halt=one.id), world(view(breaker=held)))
     assert AcknowledgeHalt(one.id) in after.actions
-    assert breaker.acknowledge(held, one.id, NOW).blocked == ()
-    assert breaker.is_acknowledged(one.id, "small.example")
-    assert not breaker.is_acknowledged(one.id, "other.example")
+    agreed = breaker.acknowledge(held, one.id, NOW)
+    assert agreed.blocked == ()
+    assert breaker.may_reject(agreed, "small.example")
+    assert not breaker.may_reject(agreed, "other.example")
+    assert breaker_of(breaker_to_json(agreed)) == agreed
+
+
+def refusing(provider: str, reason: breaker.Reason = breaker.Reason.PROVIDER_REJECTS) -> breaker.ProviderRefuses:
+    return breaker.ProviderRefuses(provider, reason, "20 of the last 20", 20, 20)
+
+
+def test_what_was_acknowledged_stays_so_when_the_one_field_says_something_else() -> None:
+    held = BreakerView()
+    for provider in ("one.example", "two.example"):
+        held = breaker.trouble(held, refusing(provider), NOW, halt_id=f"h-{provider}")
+    first, second = held.blocked
+    held = breaker.acknowledge(breaker.acknowledge(held, first.id, NOW), second.id, NOW)
+    held = breaker.trouble(held, breaker.TooManyRejected(40, "40 of 200"), NOW, halt_id="x")
+    held = breaker.acknowledge(held, held.halt_id, NOW)
+    for _ in range(9):
+        held = breaker.trouble(held, breaker.ConnectFailed("connect", "refused"), NOW, halt_id="h")
+    held = breaker.success(held, ahead(minutes=20))
+    for provider in ("one.example", "two.example"):
+        assert breaker.trouble(held, refusing(provider), NOW, halt_id="again").blocked == ()
+    counts = {"pending": 1000, "accepted": 300, "rejected": 79}
+    desired = wish(max_rejected=0.05, min_sample=200, acknowledged_halt=second.id)
+    assert look(desired, world(view(counts, breaker=held))).status.state != "Halted"
+    assert look(desired, world(view({**counts, "rejected": 80}, breaker=held))).status.state == "Halted"
+
+
+def test_what_a_provider_rejected_before_a_person_agreed_does_not_halt_the_whole_afterwards() -> None:
+    counts = {"pending": 1000, "accepted": 300, "rejected": 20}
+    held = breaker.trouble(BreakerView(), BLOCK, NOW, halt_id="x")
+    agreed = breaker.acknowledge(held, held.blocked[0].id, NOW)
+    desired = wish(max_rejected=0.05, min_sample=200, acknowledged_halt=held.blocked[0].id)
+    assert look(desired, world(view(counts, breaker=agreed))).status.state != "Halted"
+
+
+def test_a_provider_that_still_refuses_this_sender_is_blocked_anew_and_asks_again() -> None:
+    refuses = refusing("small.example", breaker.Reason.PROVIDER_REFUSES_SENDER)
+    held = breaker.trouble(BreakerView(), refuses, NOW, halt_id="first")
+    [first] = held.blocked
+    held = breaker.trouble(breaker.acknowledge(held, first.id, NOW), refuses, NOW, halt_id="second")
+    [second] = held.blocked
+    assert second.id != first.id
+    after = look(wish(acknowledged_halt=first.id), world(view(breaker=held)))
+    assert not [action for action in after.actions if isinstance(action, AcknowledgeHalt)]
+
+
+def test_the_id_of_any_provider_fits_into_the_spec() -> None:
+    longest = refusing(".".join(["a" * 60] * 4))
+    [one] = breaker.trouble(BreakerView(), longest, NOW, halt_id="0" * 12).blocked
+    assert len(one.id) <= 128
+    assert breaker.may_reject(breaker.acknowledge(BreakerView(blocked=(one,)), one.id, NOW), longest.provider)
+
+
+def test_a_person_is_called_once_only_a_blocked_providers_recipients_are_left() -> None:
+    held = breaker.trouble(BreakerView(), BLOCK, NOW, halt_id="x")
+    [one] = held.blocked
+    others = view({"deferred": 80, "pending": 3}, breaker=held, blocked_only=True, next_due_at=ahead(minutes=9))
+    assert is_true(look(wish(), world(others)).status, "Ready"), "the others are sent to first"
+    for due in (0, 80):
+        left = view({"deferred": 80, "accepted": 900}, breaker=held, blocked_only=True, due_now=due)
+        decision = look(wish(), world(left))
+        assert decision.status.state == "Halted"
+        for type_, status in (("Halted", True), ("Stalled", True), ("Ready", False)):
+            assert is_true(decision.status, type_) is status
+        ready = find(decision.status, "Ready")
+        assert ready is not None
+        assert ready.reason == "ProviderRejects"
+        assert decision.status.halt is not None
+        assert decision.status.halt.id == one.id
+        assert not [action for action in decision.actions if isinstance(action, EnsureSenders)], "no idle pods"
+        agreed = look(wish(acknowledged_halt=one.id), world(left))
+        assert AcknowledgeHalt(one.id) in agreed.actions
+    assert look(wish(deadline=NOW), world(left)).status.state == "Expiring", "never after is absolute"
+    assert look(wish(suspend=True), world(left)).status.state == "Halted"
 
 
 def test_what_is_blocked_stays_so_through_trouble_and_recovery() -> None:
@@ -108,4 +182,4 @@ def test_a_blocked_providers_rejections_do_not_halt_the_whole() -> None:
 def test_too_many_recent_rejections_halt_under_the_id_by_which_the_whole_is_acknowledged() -> None:
     halted = breaker.trouble(BreakerView(), breaker.TooManyRejected(40, "40 of 200"), NOW, halt_id="x")
     assert (halted.state, halted.needs_person) == (BreakerState.HALTED, True)
-    assert breaker.rejections_acknowledged(halted.halt_id, 79)
+    assert breaker.rejections_acknowledged([halted.halt_id], 79)

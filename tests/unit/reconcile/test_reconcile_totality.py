@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reconcile_worlds import CONTROL, NOW, STOPPED, job, look, proof_of, sealed, session, view
 
-from fullsend.ledger.view import BreakerState, BreakerView, Counts, Phase, PlanState, ReopenRequest
+from fullsend.ledger.view import Blocked, BreakerState, BreakerView, Counts, Phase, PlanState, ReopenRequest
 from fullsend.reconcile import actions as act
 from fullsend.reconcile.observed import Claimant, DatabaseFault, DatabaseProblem, Desired, Observed, Reopen
 from fullsend.resources.status import CampaignStatus
@@ -30,6 +30,7 @@ breakers = st.builds(
     next_probe_at=times,
     halt_id=st.sampled_from(["", "h-1", "too-many-rejected-3"]),
     needs_person=st.booleans(),
+    blocked=st.sampled_from([(), (Blocked("a.example", "a.example-rejects-1", "ProviderRejects", "no", NOW, 5, 9),)]),
 )
 wishes = st.builds(
     Desired,
@@ -76,6 +77,8 @@ def worlds(draw: st.DrawFn) -> Observed:
         ),
         finished_at=draw(times),
     )
+    if ledger.breaker.blocked:
+        ledger = replace(ledger, blocked_only=draw(st.booleans()))
     if draw(st.booleans()):
         ledger = replace(ledger, proof=proof_of(ledger, holds=draw(st.booleans()), at=draw(times)))
     jobs = tuple(

@@ -158,6 +158,9 @@ CREATE TABLE fullsend.delivery (
 
 CREATE INDEX delivery_due ON fullsend.delivery (campaign_id, due_at) WHERE due_at IS NOT NULL;
 
+-- Costs nothing while a row is in hand: it changes with those two.
+CREATE INDEX delivery_waits_for ON fullsend.delivery (campaign_id, reason) WHERE due_at IS NOT NULL;
+
 CREATE INDEX delivery_session ON fullsend.delivery (session_id) WHERE session_id IS NOT NULL;
 
 -- Append-only, but for one thing: an attempt whose end nobody knew may be told later by the session that made it.

@@ -82,6 +82,18 @@ SELECT c.id, clock_timestamp() AS now, c.phase, c.fingerprint, c.wave, c.control
         WHERE d.campaign_id = c.id AND d.due_at IS NOT NULL ORDER BY d.due_at LIMIT 1) AS next_due_at,
     (SELECT count(*) FROM (SELECT FROM fullsend.delivery AS d
         WHERE d.campaign_id = c.id AND d.due_at <= (SELECT clock_timestamp()) LIMIT 10000) AS due) AS due_now,
+    jsonb_array_length(coalesce(c.breaker -> 'blocked', '[]')) > 0 AND NOT EXISTS (
+        -- A walk from one reason to the next, of which there are few, over as many rows as may be.
+        WITH RECURSIVE waits (reason) AS (
+            SELECT min(d.reason) FROM fullsend.delivery AS d WHERE d.campaign_id = c.id AND d.due_at IS NOT NULL
+            UNION ALL
+            SELECT (SELECT min(d.reason) FROM fullsend.delivery AS d
+                WHERE d.campaign_id = c.id AND d.due_at IS NOT NULL AND d.reason > w.reason)
+            FROM waits AS w WHERE w.reason IS NOT NULL
+        )
+        SELECT FROM waits AS w WHERE w.reason NOT IN (
+            SELECT 'ProviderBlocked:' || (b ->> 'provider') FROM jsonb_array_elements(c.breaker -> 'blocked') AS b)
+    ) AS blocked_only,
     (SELECT jsonb_build_object('id', r.id, 'states', r.states, 'requested_at', r.requested_at,
             'done_at', r.done_at, 'reopened', r.reopened)
         FROM fullsend.reopen_request AS r WHERE r.campaign_id = c.id
