@@ -16,6 +16,9 @@ The three are in a row, and so is each one after them: without a success in betw
 more. A trouble among successes is weather in ``REDUCED`` as in ``CLOSED``; else a relay that puts off one message in a
 hundred, which a fast campaign meets more than once in ten seconds, would never be given its connections back.
 
+Where everybody is only put off at RCPT it stays at ``PROBING``: one at a time is slow enough, and a halt would keep
+each recipient of a greylisting relay waiting for a probe time of its own.
+
 ``PROBING`` after ``HALTED`` is never written by a clock: ``effective_state`` reads it off the probe time, so nobody has
 to be alive at that moment.
 
@@ -90,6 +93,14 @@ class EveryoneRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class PutOff:
+    """Nearly everybody is asked to come again later, once named, without a word of why: the relay may be in trouble,
+    or greylist each of them."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class TooManyRejected:
     """Clearly more of the recent recipients are rejected than ``failurePolicy`` allows (``rejections`` found it);
     ``rejected`` over the whole campaign, so far."""
@@ -117,6 +128,7 @@ Trouble = (
     | SenderRefused
     | MessageRefused
     | EveryoneRefused
+    | PutOff
     | TooManyRejected
     | ProviderRefuses
 )
@@ -221,6 +233,8 @@ def trouble(
             return halt(view, Reason.MESSAGE_REFUSED, message, now, halt_id=halt_id)
         case EveryoneRefused(message):
             return halt(view, Reason.EVERYONE_REFUSED, message, now, halt_id=halt_id)
+        case PutOff(message):
+            return _put_off(view, message, now, halt_id, policy)
         case TooManyRejected(rejected, message):
             return halt(view, Reason.TOO_MANY_REJECTED, message, now, halt_id=rejection_halt_id(rejected))
         case ProviderRefuses():
@@ -370,6 +384,24 @@ def _transport(
             )
         case _:
             assert_never(state)
+
+
+def _put_off(view: BreakerView, message: str, now: datetime, halt_id: str, policy: BreakerPolicy) -> BreakerView:
+    """Down to one message at a time, but no further: each of those who are greylisted must be tried once before any of
+    them can pass, and who was put off waits by its own backoff."""
+    if effective_state(view, now) is not BreakerState.PROBING:
+        return _transport(view, Reason.RELAY_REFUSES, message, now, halt_id, policy)
+    if view.state is BreakerState.PROBING:
+        return view
+    return replace(
+        _at_rest(view),
+        state=BreakerState.PROBING,
+        failures=view.failures,
+        connections=1,
+        reason=Reason.RELAY_REFUSES,
+        message=message,
+        since=now,
+    )
 
 
 def _unanswered(view: BreakerView, message: str, now: datetime, halt_id: str, policy: BreakerPolicy) -> BreakerView:

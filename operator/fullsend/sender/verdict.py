@@ -35,6 +35,10 @@ ALONE_AFTER = 10
 """Attempts without a verdict after which a row that is alone in its trouble is charged, though nobody is left to pass
 in between: no row stays for ever."""
 
+PERSISTENT = 6
+"""Tries at which one recipient met "not now, and it is the sender" before that is taken for a no: by a backoff that
+doubles from 15 minutes, some eight hours. Until then it may be greylisting, or a limit that passes."""
+
 CHARGED_BEFORE = 3
 """Charges after which a message that is refused for good is not tried again by a sender that had no part in them."""
 
@@ -62,6 +66,11 @@ def backoff(retry: RetryControl, charged: int, dice: random.Random) -> float:
     """Seconds to wait after the ``charged``-th charged failure (from 1): doubling, capped, jitter upward."""
     base = min(retry.max_backoff, retry.min_backoff * 2.0 ** min(max(charged, 1) - 1, 30))
     return base * (1 + JITTER * dice.random())
+
+
+def _in_vain(claimed: Claimed) -> int:
+    """Tries that came to nothing and were charged to nobody."""
+    return claimed.attempts - claimed.charges - claimed.unknowns
 
 
 class Judge:
@@ -161,7 +170,7 @@ class Judge:
         but never while somebody else meets with the same, and never (``alone`` false) for what can't be a recipient's.
         """
         self._troubled.add(claimed.seq)
-        in_vain = claimed.attempts - claimed.charges - claimed.unknowns
+        in_vain = _in_vain(claimed)
         if (
             alone
             and self._troubled == {claimed.seq}
@@ -211,6 +220,8 @@ class Judge:
                 return self._relays(base, refused, verdict, retry, trouble)
             case Charge.TRANSPORT:
                 return self._relays(base, refused, verdict, retry, breaker.Refused(verdict.reason, said))
+            case Charge.SENDER if not verdict.permanent and _in_vain(base.claimed) + 1 < PERSISTENT:
+                return self._not_now(base, refused, verdict, retry)
             case Charge.SENDER:
                 # Not due at once: the next recipient tells whether it is this provider or everybody.
                 record = base.untouched(verdict.reason, stage, reply, delay=backoff(retry, 1, self._dice))
@@ -225,6 +236,22 @@ class Judge:
                 return self._message(base, refused, verdict, retry)
             case _:
                 assert_never(verdict.charge)
+
+    def _not_now(self, base: _Recorder, refused: Refused, verdict: ReplyVerdict, retry: RetryControl) -> Judgement:
+        """The sender is refused for now, which heals by itself unless it persists; what is said of the sender is often
+        greylisting of the recipient, once there is one, and then it says nothing of others while they pass."""
+        stage, reply = str(refused.stage), refused.reply
+        said = f"{reply.code} {reply.enhanced} {reply.text}"
+        delay = backoff(retry, _in_vain(base.claimed) + 1, self._dice)
+        trouble: Trouble | None = None
+        if refused.stage not in (Stage.RCPT, Stage.DATA, Stage.DOT):
+            self._remember(breaker.Verdict.OTHER)
+            trouble = breaker.Refused(verdict.reason, said)
+        else:
+            self._remember(breaker.Verdict.RECIPIENT)
+            if breaker.judge(self._sample, said) is not None:
+                trouble = breaker.PutOff(said)
+        return Judgement(base.untouched(verdict.reason, stage, reply, delay=delay), trouble)
 
     def _refuses_alone(self, claimed: Claimed, stage: Stage) -> str | None:
         """The provider, where it alone refuses this sender while others accept: then it is not everybody's trouble."""
@@ -293,9 +320,7 @@ class Judge:
             if (trouble := breaker.judge(self._sample, said)) is not None:
                 if not self._bare:
                     delay = backoff(retry, 1, self._dice)
-                    return Judgement(
-                        base.untouched(verdict.reason, stage, reply, delay=delay), breaker.Refused(verdict.reason, said)
-                    )
+                    return Judgement(base.untouched(verdict.reason, stage, reply, delay=delay), breaker.PutOff(said))
                 reopen = tuple(seen for seen in self._bare if seen != base.claimed.identity_hash)
                 self._bare.clear()
                 return Judgement(base.untouched("EveryoneRefused", stage, reply), trouble, reopen)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import heapq
 import random
+from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from fullsend.ledger.control import RetryControl
 from fullsend.ledger.sessions import Claimed
+from fullsend.ledger.view import BreakerView
 from fullsend.reconcile import breaker
 from fullsend.sender.hand import Armed, InHand
-from fullsend.sender.verdict import ALONE_AFTER, JITTER, POISON_AFTER, Judge, Judgement, backoff
+from fullsend.sender.verdict import ALONE_AFTER, JITTER, PERSISTENT, POISON_AFTER, Judge, Judgement, backoff
 from fullsend.smtp.outcome import Accepted, Outcome, Outgoing, Refused, Stage, Unknown, Unsent
 from fullsend.smtp.reply import Reply
 from fullsend.states import DeliveryState, Seq
@@ -44,14 +47,22 @@ class Judged:
     def __init__(self) -> None:
         self.judge = Judge(random.Random(7))
 
-    def __call__(self, row: Armed, outcome: Outcome, *, fresh: bool = True, now: datetime | None = None) -> Judgement:
+    def __call__(
+        self,
+        row: Armed,
+        outcome: Outcome,
+        *,
+        fresh: bool = True,
+        now: datetime | None = None,
+        retry: RetryControl = RETRY,
+    ) -> Judgement:
         return self.judge.judge(
             row,
             outcome,
             relay="relay[1]:25",
             took_ms=3,
             fresh=fresh,
-            retry=RETRY,
+            retry=retry,
             rules=(),
             now=now or datetime.now(UTC),
         )
@@ -353,9 +364,87 @@ def test_everybody_refused_for_now_without_a_reason_is_the_relays_trouble_and_ne
     later = refused(Stage.RCPT, 451, "", "try again later")
     judgements = [judged(armed(seq), later) for seq in range(1, breaker.EVERYONE_RUN + 1)]
     assert [judgement.trouble for judgement in judgements[:-1]] == [None] * (breaker.EVERYONE_RUN - 1)
-    assert isinstance(judgements[-1].trouble, breaker.Refused)
+    assert isinstance(judgements[-1].trouble, breaker.PutOff)
     assert not judgements[-1].record.charged
     assert judgements[-1].reopen == ()
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "enhanced", "text"),
+    [
+        (Stage.MAIL, 451, "4.7.1", "Greylisting in action, please come back later"),
+        (Stage.MAIL, 451, "4.7.1", "Service unavailable - try again later"),
+        (Stage.MAIL, 450, "4.7.1", "<news@example.com>: Sender address rejected: not now"),
+        (Stage.RCPT, 451, "4.7.1", "<news@example.com>: Sender address rejected: unverified, try later"),
+        (Stage.RCPT, 450, "4.7.26", "this mail is unauthenticated"),
+        (Stage.DOT, 451, "4.7.26", "this mail is unauthenticated"),
+    ],
+)
+def test_a_sender_that_is_refused_for_now_waits_and_no_person_is_asked_unless_it_persists(
+    stage: Stage, code: int, enhanced: str, text: str
+):
+    judged, said = Judged(), refused(stage, code, enhanced, text)
+    for seq in range(1, 100):
+        judgement = judged(armed(seq), said)
+        assert isinstance(judgement.trouble, breaker.Refused | breaker.PutOff | None)
+        assert (judgement.record.state, judgement.record.charged) == (DeliveryState.DEFERRED, False)
+        assert judgement.record.delay is not None
+        assert judgement.record.delay >= RETRY.min_backoff
+    assert judgement.trouble is not None, "everybody's: fewer connections"
+    waits = [judged(armed(200, attempts=tries), said).record.delay or 0.0 for tries in range(PERSISTENT - 1)]
+    assert waits[-1] > 2 * waits[0], "longer each time"
+    assert isinstance(judged(armed(200, attempts=PERSISTENT - 1), said).trouble, breaker.SenderRefused)
+
+
+def test_one_provider_that_refuses_the_sender_for_now_is_not_blocked_while_others_accept():
+    judged, said = Judged(), refused(Stage.RCPT, 451, "4.7.26", "this mail is unauthenticated")
+    for seq in range(1, 100):
+        judged(armed(1000 + seq), OK)
+        assert judged(armed(seq), said).trouble is None
+
+
+def test_a_relay_that_greylists_everybody_for_five_minutes_without_saying_so_keeps_nobody_longer_than_the_backoff():
+    """2,000 recipients at the default backoff, 50 ms a message, by the clock of a simulation: each is walked once and
+    comes again after 15 minutes at least; a halt on the way would add minutes to each."""
+    rows, took, greylisted = 2000, 0.05, 300.0
+    retry = RetryControl(min_backoff=900.0, max_backoff=14400.0)
+    judged, view, start = Judged(), BreakerView(), datetime(2030, 1, 1, tzinfo=UTC)
+    fresh, due = deque(range(1, rows + 1)), list[tuple[float, int]]()
+    first, attempts, charges = dict[int, float](), Counter[int](), Counter[int]()
+    clock, turn, accepted = 0.0, 0, 0
+    while (fresh or due) and clock < 86400:
+        now = start + timedelta(seconds=clock)
+        connections = breaker.allowed_connections(view, now)
+        if connections == 0:
+            assert view.next_probe_at is not None
+            clock = (view.next_probe_at - start).total_seconds()
+            continue
+        turn += 1
+        if due and due[0][0] <= clock and not (connections == 1 and turn % 2 and fresh):
+            _, seq = heapq.heappop(due)
+        elif fresh:
+            seq = fresh.popleft()
+        else:
+            clock = due[0][0]
+            continue
+        clock += took / (connections or 8)
+        later = clock - first.setdefault(seq, clock) < greylisted
+        said = refused(Stage.RCPT, 451, "", "Temporary failure, please try again later") if later else OK
+        row = armed(seq, attempts=attempts[seq], charges=charges[seq], since=now if charges[seq] else None)
+        judgement = judged(row, said, retry=retry, now=now)
+        attempts[seq] += 1
+        charges[seq] += judgement.record.charged
+        if judgement.trouble is not None:
+            view = breaker.trouble(view, judgement.trouble, now, halt_id="h")
+            assert not view.needs_person
+        elif not later:
+            accepted += 1
+            view = breaker.success(view, now)
+        if later:
+            heapq.heappush(due, (clock + (judgement.record.delay or 0.0), seq))
+    assert accepted == rows
+    assert max(attempts.values()) == 2
+    assert clock <= 2 * rows * took + 900 * (1 + JITTER) + 60
 
 
 @pytest.mark.parametrize("stage", [Stage.RCPT, Stage.DATA, Stage.DOT])
