@@ -157,3 +157,30 @@ async def test_rows_resent_after_an_unknown_are_counted_as_possible_duplicates(l
     view = await campaigns.observe(ledger, campaign, session_lease_seconds=60)
     assert view.duplicates_possible == 1
     assert view.first_armed_at is not None
+
+
+async def test_a_resend_whose_content_never_went_out_is_no_possible_duplicate(ledger: Database) -> None:
+    """Two rows sent twice at most; the second copy of each takes three arms, since its connection breaks before it."""
+    campaign = await world.sealed(ledger, 2)
+    session = await world.opened(ledger, campaign)
+    await world.armed(ledger, session, await world.claimed(ledger, session, 2))
+    await sessions.fence(ledger, session.id, 1, unknown_delay=0)
+    session = await world.opened(ledger, campaign)
+
+    async def possible() -> int:
+        return (await campaigns.observe(ledger, campaign, session_lease_seconds=60)).duplicates_possible
+
+    for _ in range(2):
+        rows = await sessions.claim_due(ledger, session, limit=2)
+        await world.armed(ledger, session, rows)
+        assert await possible() == 2, "while armed nobody can know"
+        await world.record(
+            ledger, session, *(world.outcome(row, S.DEFERRED, content_sent=False, delay=0.0) for row in rows)
+        )
+        assert await possible() == 0
+    rows = await sessions.claim_due(ledger, session, limit=2)
+    await world.armed(ledger, session, rows)
+    await world.record(ledger, session, world.accepted(rows[0]), world.outcome(rows[1], S.HELD))
+    assert await possible() == 2
+    await sessions.close_session(ledger, session, "done")
+    assert await possible() == 2

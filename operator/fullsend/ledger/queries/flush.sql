@@ -134,7 +134,9 @@ WITH me AS MATERIALIZED (
     FROM judged AS j
     WHERE d.campaign_id = %(campaign)s AND d.seq = j.seq AND d.seq = ANY (%(seqs)s::bigint[])
         AND j.becomes IS NOT NULL
-    RETURNING d.seq, d.state, j.was, j.feed
+    RETURNING d.seq, d.state, j.was, j.feed,
+        -- Counted as sent again when it was armed, and its content was not sent, or was refused: no second copy.
+        j.in_hand AND d.unknowns > 0 AND j.state NOT IN ('accepted', 'unknown', 'held') AS spared
 ), fed AS (
     INSERT INTO fullsend.suppression (scope, tenant_id, identity_hash, address, reason, source)
     SELECT 'tenant', %(tenant)s, r.identity_hash, r.address, 'MailboxRefused', 'campaign:' || r.campaign_id
@@ -146,5 +148,5 @@ WITH me AS MATERIALIZED (
     WHERE c.id = %(campaign)s AND c.breaker_resets AND EXISTS (SELECT FROM moved AS m WHERE m.state = 'accepted')
 )
 SELECT fullsend.count_moves(%(campaign)s, CASE WHEN me.live THEN %(session)s ELSE 0 END, %(tenant)s,
-    array_agg(m.was), array_agg(m.state), 0, %(took_ms)s::bigint, %(took)s::bigint[])
+    array_agg(m.was), array_agg(m.state), -count(*) FILTER (WHERE m.spared), %(took_ms)s::bigint, %(took)s::bigint[])
 FROM me, moved AS m GROUP BY me.live;
