@@ -1,4 +1,4 @@
-"""A real control plane for the tests of this folder: one a run, a namespace a test.
+"""A real control plane for the tests of this folder: one a worker, a namespace a test.
 
 It is the one that FULLSEND_TEST_KUBECONFIG names, or one started here from the programs that ``make cluster-programs``
 (a part of ``make test``) has built. Pods of a control plane started here are processes of this machine.
@@ -25,11 +25,17 @@ ROOT = Path(__file__).resolve().parents[2]
 _numbers = itertools.count(1)
 
 
+CLUSTERS = 2
+"""Control planes at a time, where tests run on several workers: a third would only take the others' processor."""
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    files = sorted({item.path for item in here})
+    for item in here:
+        item.add_marker(pytest.mark.cluster)
+        item.add_marker(pytest.mark.xdist_group(f"cluster-{files.index(item.path) % CLUSTERS}"))
 
 
 @pytest.fixture(scope="session")
