@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,12 @@ class Installed:
 def installed(helm: Helm, kubectl: Kubectl, namespace: str, plane: ControlPlane) -> Iterator[Installed]:
     made = Installed(helm, kubectl, namespace)
     made.change("install")
+    end = time.monotonic() + 30  # the API server learns of a policy a moment after it has taken it
+    maker = "system:serviceaccount:kube-system:replicaset-controller"
+    written = ("create", "--dry-run=server", "-n", namespace, "secret", "generic", "fullsend-ledger")
+    while kubectl.run(*written).returncode == 0 or not made.may_apply(maker, pod(**MOUNTED)):
+        assert time.monotonic() < end, "the policies don't hold"
+        time.sleep(0.2)
     yield made
     made.helm.run("uninstall", RELEASE, "-n", namespace)
 
@@ -101,17 +108,24 @@ STARTER = {
 
 
 def give(kubectl: Kubectl, namespace: str, user: str, resource: str) -> None:
-    verbs = {"pods": "create", "jobs.batch": "create", "secrets": "get,create,update,patch"}[resource]
+    verbs = {"pods": "create", "jobs.batch": "create", "secrets": "get,create,update,patch", "configmaps": "create"}[
+        resource
+    ]
     name = f"{user}-{resource.partition('.')[0]}"
     kubectl("create", "role", name, f"--verb={verbs}", f"--resource={resource}", "-n", namespace)
     kubectl("create", "rolebinding", name, f"--role={name}", f"--user={user}", "-n", namespace)
 
 
-def test_nobody_but_the_operator_writes_the_ledgers_secret(installed: Installed) -> None:
+def test_nobody_but_the_operator_writes_the_ledgers_secret_and_what_pods_are_made_of(installed: Installed) -> None:
     for user in ("writer", installed.account):  # its own right is for an apply by name, kubectl creates by POST
-        give(installed.kubectl, installed.namespace, user, "secrets")
+        for resource in ("secrets", "configmaps"):
+            give(installed.kubectl, installed.namespace, user, resource)
     assert "the operator's" in installed.may_apply("writer", secret("fullsend-ledger"))
     assert installed.may_apply("writer", secret("another")) == ""
+    for name, why in (("fullsend-pods", "the operator's"), ("fullsend-ledger", "")):
+        settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"image": "theirs"}}
+        assert why in (said := installed.may_apply("writer", settings))
+        assert bool(why) is bool(said)
     assert installed.may_apply(installed.account, secret("fullsend-ledger")) == ""
     ours = secret("fullsend-ledger", type="fullsend.dev/ledger", stringData={"dsn": "x"})
     installed.kubectl("create", "-n", installed.namespace, f"--as={installed.account}", "-f", "-", given=ours)

@@ -2,7 +2,7 @@
 administrator lays over each of them.
 
 It lies beside the Secret with the ledger's login, under a fixed name, and holds no secret. Who may write it decides
-what a person's pods run; the cluster's roles that may are those that may make pods themselves.
+what a person's pods run: the admission policy keeps it, like the Secret, for the operator alone.
 """
 
 from __future__ import annotations
