@@ -64,7 +64,7 @@ class ChaosFailed(Exception):
 
 @dataclass
 class World:
-    """One campaign under way. ``done`` counts the faults that struck."""
+    """One campaign under way. ``done`` counts the faults that struck, but for cuts: ``struck`` has them all."""
 
     folder: Path
     people: People
@@ -190,6 +190,7 @@ class World:
                 # Most of the work is the flusher's; the others are cut now and then.
                 application = dice.choice(("flush", "flush", "flush", "send", "run"))
                 self.proxy.cut(CUTS[fault], f"fullsend-{application}/")
+                return True
             case Fault.RELAY:
                 await asyncio.to_thread(self.relay.stop)
                 await asyncio.sleep(dice.uniform(0, 1))
@@ -204,6 +205,10 @@ class World:
                 assert_never(fault)
         self.done[fault] += 1
         return True
+
+    def struck(self) -> Counter[Fault]:
+        """The faults that struck: a cut that was ordered has struck once it fell."""
+        return self.done | Counter({fault: self.proxy.cuts[cut] for fault, cut in CUTS.items()})
 
     def _freeze(self, pid: int, seconds: float) -> None:
         if seconds >= FROZEN:
