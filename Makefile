@@ -34,7 +34,7 @@ OLD_POSTGRES ?= $(firstword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 test-postgres: .setup-dev ## the ledger's tests on another PostgreSQL (OLD_POSTGRES=<its bin folder>)
 	FULLSEND_TEST_POSTGRES=$(OLD_POSTGRES) $(PYTHON) -m pytest tests/integration/ledger $(WORKERS)
 
-# The short form, as CI runs it; the long one is make chaos SIZE=1000000.
+# CI runs SIZE=3000; the long form is SIZE=1000000.
 SEED ?= 1
 SIZE ?= 20000
 chaos: .setup-dev ## an account of faults: a campaign under everything that can go wrong (SEED=, SIZE=)
