@@ -22,8 +22,8 @@ setup: .setup-dev ## make .venv with everything the other targets use; .venv/bin
 demo: .setup-local ## send a campaign on this machine: embedded PostgreSQL, our own mail sink, no cluster
 	.venv/bin/fullsend demo $(ARGS)
 
-# Many tests wait for something most of the time; those that share a control plane stay together.
-WORKERS := -q -n 3 --dist loadgroup
+# Many tests wait for something most of the time. Each worker begins with a folder of its own: few need a control plane.
+WORKERS := -q -n 3 --dist worksteal
 
 # A whole run wants a control plane; a chosen few tests use one that is there already.
 test: .setup-dev $(if $(ARGS),,.cluster-programs) ## run the tests (the first time: 7 minutes more, to build a control plane)

@@ -25,17 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 _numbers = itertools.count(1)
 
 
-CLUSTERS = 2
-"""Control planes at a time, where tests run on several workers: a third would only take the others' processor."""
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = [item for item in items if Path(__file__).parent in item.path.parents]
-    files = sorted({item.path for item in here})
-    for item in here:
-        item.add_marker(pytest.mark.cluster)
-        item.add_marker(pytest.mark.xdist_group(f"cluster-{files.index(item.path) % CLUSTERS}"))
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
 
 
 @pytest.fixture(scope="session")
