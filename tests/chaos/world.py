@@ -54,6 +54,8 @@ HALT_WITHIN = 60.0
 """Seconds within which a ledger that went back must have halted the campaign, and then within which its senders end."""
 
 
+NO_REPLY = "NoReplyAfterContent"
+
 HALTED = 3
 """The shell's exit code for a campaign that waits for a person."""
 
@@ -268,9 +270,13 @@ class World:
 
     def acknowledge(self) -> bool:
         """What a person does who has read the status; False where it asks nothing new. Senders and the shell may each
-        have found that the ledger went back, and each halt has an id of its own."""
-        halt = self._halt()
-        if not halt or halt == self.acknowledged or self.forgotten is None:
+        have found that the ledger went back, and each halt has an id of its own. A relay that was restarted leaves many
+        messages at once without an answer, which asks a person too."""
+        halt = self._halt() if self.forgotten is not None else ""
+        found = self.status().get("halt") or {}
+        if found.get("reason") == NO_REPLY and not found.get("nextProbeTime"):
+            halt = found["id"]
+        if not halt or halt == self.acknowledged:
             return False
         self.acknowledged = halt
         self.declare()

@@ -15,14 +15,14 @@ CONTENT_SHARE = 0.5
 """Share of the lease within which content may be started; the rest is for what is already on the wire."""
 
 
-def _boottime() -> float:
+def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Lease:
     """The time since the last confirmed heart-beat against the lease's length in seconds."""
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = _boottime) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = boottime) -> None:
         self._seconds = seconds
         self._clock = clock
         self._confirmed_at = clock()

@@ -24,7 +24,7 @@ from fullsend.ledger.sessions import Heartbeat, OpenedSession
 from fullsend.ledger.view import BreakerState, BreakerView, Counts, Phase
 from fullsend.reconcile import breaker, rejections
 from fullsend.reconcile.breaker import BreakerPolicy, Trouble
-from fullsend.sender.lease import Lease
+from fullsend.sender.lease import Lease, boottime
 from fullsend.states import CampaignId, DeliveryState
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ class Pulse:
             self.breaker: BreakerView = beat.breaker
         self.counts: Counts = beat.counts
         self.phase = beat.phase
-        self._now_skew = beat.now.timestamp() - time.time()
+        # By what measures durations: this machine's wall clock may be wrong, and may jump between two beats.
+        self._now_ahead = beat.now.timestamp() - boottime()
         self._allowed = beat.connections
         self._rank, self._senders = beat.rank, max(1, beat.beating)
         self.revision = beat.control_revision
@@ -82,7 +83,7 @@ class Pulse:
 
     def database_now(self) -> datetime:
         """The database's clock, as this machine can tell it."""
-        return datetime.fromtimestamp(time.time() + self._now_skew, UTC)
+        return datetime.fromtimestamp(boottime() + self._now_ahead, UTC)
 
     @property
     def held_back(self) -> bool:
