@@ -94,24 +94,44 @@ def utc_or_none(value: datetime | None) -> datetime | None:
 
 
 PATIENCE: Final = 120.0
-"""Seconds for which a process waits at its start for a database that takes no more connections: those of many
-campaigns that begin at once are soon over, and a process that ended would only come back."""
+"""Seconds for which a process waits at its start for a database that is there and takes no connection now, since it has
+too many (those of many campaigns that begin at once are soon over) or is starting up or shutting down: a process that
+ended would only come back."""
 PAUSE: Final = (0.5, 3.0)
 """Seconds between two tries, at random, so that those who were refused together don't come back together."""
 
 
 async def patiently(open_: Callable[[], Awaitable[T]], *, give_up: Callable[[], bool] = lambda: False) -> T:
     """What ``open_`` returns, once it does. Raises its last LedgerUnavailable after ``PATIENCE``, or when told to
-    ``give_up``. ``open_`` holds nothing after it failed, so that processes that each want two don't wait for ever for
-    one another."""
+    ``give_up``, and at once what no waiting mends: a server that is not there, a password it does not take. ``open_``
+    holds nothing after it failed, so that processes that each want two don't wait for ever for one another."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
             return await open_()
-        except LedgerUnavailable:
-            if give_up() or time.monotonic() > end:
+        except LedgerUnavailable as error:
+            if not takes_none_now(error) or give_up() or time.monotonic() > end:
                 raise
         await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311 - not a secret
+
+
+def takes_none_now(error: LedgerUnavailable) -> bool:
+    """By the server's own words: psycopg gives no code for a connection that was refused, and a server may speak
+    another language; then it is not waited for."""
+    return any(word in str(error) for word in _TAKES_NONE)
+
+
+_TAKES_NONE: Final = (
+    "too many connections",
+    "too many clients",
+    "connection slots are reserved",
+    "starting up",
+    "shutting down",
+    "not yet accepting connections",
+    "in recovery mode",
+    "no more connections allowed",  # pgbouncer, with the next
+    "query_wait_timeout",
+)
 
 
 def unknown_campaign(campaign: CampaignId) -> LedgerError:

@@ -44,3 +44,30 @@ async def test_it_does_not_wait_for_ever_nor_once_it_is_told_to_end(
     with pytest.raises(LedgerUnavailable, match="too many connections"):
         await patiently(lambda: Database.open(dsn, application="second"))
     await first.close()
+
+
+@pytest.mark.parametrize("wrong", ["host=/nowhere", "host=127.0.0.1 port=1"])
+async def test_a_server_that_is_not_there_is_not_waited_for(postgres_dsn: str, wrong: str) -> None:
+    with pytest.raises(LedgerUnavailable):
+        await asyncio.wait_for(patiently(lambda: Database.open(wrong, application="tests")), 5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "FATAL:  the database system is starting up",
+        "FATAL:  the database system is shutting down",
+        "FATAL:  sorry, too many clients already",
+        "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
+    ],
+)
+async def test_a_server_that_takes_none_now_is_waited_for(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    monkeypatch.setattr(database, "PAUSE", (0.0, 0.0))
+    answers = [LedgerUnavailable(f"The ledger cannot be used now: {words}"), None]
+
+    async def open_() -> str:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return "open"
+
+    assert await patiently(open_) == "open"
