@@ -61,7 +61,8 @@ TRANSITIONS: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     _S.CLAIMED: frozenset({_S.ARMED, _S.DEFERRED, _S.UNKNOWN, _S.UNRENDERABLE, _S.SUPPRESSED}) | _LATE,
     # Any verdict; transport trouble before the content (deferred, due now); expired on a charged refusal past its time.
     _S.ARMED: frozenset({_S.ACCEPTED, _S.REJECTED, _S.DEFERRED, _S.UNKNOWN, _S.HELD, _S.EXPIRED}),
-    _S.DEFERRED: frozenset({_S.CLAIMED, _S.SUPPRESSED, _S.EXPIRED, _S.CANCELLED}) | _LATE,
+    # Held when it is due, where it was unknown more often than may be resent by now.
+    _S.DEFERRED: frozenset({_S.CLAIMED, _S.HELD, _S.SUPPRESSED, _S.EXPIRED, _S.CANCELLED}) | _LATE,
     # Resent at most maxUnknownResends times.
     _S.UNKNOWN: frozenset({_S.CLAIMED, _S.HELD, _S.SUPPRESSED, _S.EXPIRED, _S.CANCELLED}) | _LATE,
     # Accepted is for ever: there is no way to take a mail back.

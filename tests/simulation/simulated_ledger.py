@@ -51,9 +51,8 @@ S = DeliveryState
 class Ledger:
     """``now`` is the database's clock, moved by the world. ``campaign`` is None until registered."""
 
-    def __init__(self, now: datetime, *, max_unknown_resends: int) -> None:
+    def __init__(self, now: datetime) -> None:
         self.now = now
-        self.max_unknown_resends = max_unknown_resends
         self.campaign: Campaign | None = None
         self.sessions_opened = 0
 
@@ -68,6 +67,11 @@ class Ledger:
         if self.campaign is None:
             raise Gone
         return self.campaign
+
+    @property
+    def max_unknown_resends(self) -> int:
+        resends: int = self._known.control.get("retry", {}).get("max_unknown_resends", 1)
+        return resends
 
     # -- the shells' side ----------------------------------------------------------------------------------------
 
@@ -235,7 +239,7 @@ class Ledger:
         found = [row for row in campaign.rows.values() if row.seq > request.after and row.state in request.states]
         for row in found[:CHUNK]:
             self.move(row, S.DEFERRED)
-            row.due_at, row.charged_since, row.charges = self.now, None, 0
+            row.due_at, row.charged_since, row.charges, row.pardoned = self.now, None, 0, row.unknowns
             row.reopened += 1
             request.reopened += 1
             request.after = row.seq
@@ -343,11 +347,18 @@ class Ledger:
         first = control.get("fresh_limit")
         bound = campaign.fit[first - 1] if first is not None and first <= len(campaign.fit) else len(campaign.rows)
         fresh = [row for row in campaign.rows.values() if row.state is S.PENDING and row.seq <= bound]
-        claimed = [*due, *fresh][:limit]
-        for row in claimed:
+        claimed = []
+        for row in [*due, *fresh][:limit]:
+            if self._used_up(row):
+                self.move(row, S.HELD)
+                continue
             self.move(row, S.CLAIMED)
             row.session = session
+            claimed.append(row)
         return [Claimed(row.seq, row.attempts, row.unknowns, row.charges, row.charged_since) for row in claimed]
+
+    def _used_up(self, row: Row) -> bool:
+        return row.unknowns > max(row.pardoned, self.max_unknown_resends)
 
     def arm(self, session: int, seq: int) -> bool:
         campaign = self._known

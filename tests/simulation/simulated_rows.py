@@ -35,6 +35,7 @@ class Row:
     session: int | None = None
     attempts: int = 0
     unknowns: int = 0
+    pardoned: int = 0
     charges: int = 0
     due_at: datetime | None = None
     charged_since: datetime | None = None

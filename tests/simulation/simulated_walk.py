@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from simulated_sender import Behaviour
-from simulated_world import MAX_PODS, START, World
+from simulated_world import MAX_PODS, MAX_RESENDS, START, World
 
 from fullsend.ledger.view import Phase
 from fullsend.states import DeliveryState
@@ -110,6 +110,7 @@ PEOPLE: tuple[tuple[int, str, Move], ...] = (
     (1, "start at", _start_at),
     (1, "rollout", _rollout),
     (1, "references", _references),
+    (1, "resends", lambda world, dice: world.allow_resends(dice.randint(0, MAX_RESENDS))),
     (1, "somebody says no", lambda world, dice: world.suppress(dice.randrange(1, 9))),
     (1, "pods", lambda world, dice: world.edit(max_pods=dice.randint(1, MAX_PODS))),
     (1, "purge", _purge),

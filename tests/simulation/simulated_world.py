@@ -66,7 +66,7 @@ class World:
     ) -> None:
         self.states = states
         self.now = START
-        self.ledger = ledger(START, max_unknown_resends=MAX_RESENDS)
+        self.ledger = ledger(START)
         self.relay = Relay(poison=poison)
         self.decide = decide_with
         self._sender = sender
@@ -78,6 +78,7 @@ class World:
         self.lose_next_answer = False
         self.snapshots: list[Campaign | None] = []
         self.excused: Counter[int] = Counter()  # copies sent before a restore forgot them
+        self.claims: set[tuple[int, int | None]] = set()  # who is in whose hands
         self.told: set[int] = set()  # whose accepted the ledger has committed
         self.guarded: int | None = None  # arms when the ledger was stopped after a loss
         self.restored = False
@@ -180,6 +181,10 @@ class World:
         if row is not None and row.state is S.CLAIMED and row.session is not None:
             self.ledger.end_unarmed(row.session, seq, S.SUPPRESSED)
 
+    def claimed(self) -> set[tuple[int, int | None]]:
+        rows = self.ledger.campaign.rows.values() if self.ledger.campaign is not None else ()
+        return {(row.seq, row.session) for row in rows if row.state is S.CLAIMED}
+
     def take_snapshot(self) -> None:
         self.snapshots.append(self.ledger.snapshot())
         del self.snapshots[:-4]
@@ -198,6 +203,7 @@ class World:
             self.excused.update(slot.row.seq for slot in sender.slots if slot.stage in ("armed", "writing"))
         rows = self.ledger.campaign.rows if self.ledger.campaign is not None else {}
         self.told = {seq for seq, row in rows.items() if row.state is S.ACCEPTED}
+        self.claims = self.claimed()
         for operator in self.operators:
             operator.reconnect()
         self.restored = True
@@ -226,6 +232,10 @@ class World:
     def heal_references(self) -> None:
         self.edit(control=CONTROL, problems=())
 
+    def allow_resends(self, times: int) -> None:
+        if self.desired.control is not None:
+            self.edit(control=CONTROL.model_copy(update={"retry": RetryControl(max_unknown_resends=times)}))
+
     # -- what must hold --------------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -243,6 +253,12 @@ class World:
                 self.told.add(row.seq)
             if any(attempt.state is S.ACCEPTED for attempt in row.history.values()):
                 must(row.state is S.ACCEPTED, f"recipient {row.seq} was accepted and is {row.state}")
+        claims = self.claimed()
+        for seq, _ in claims - self.claims:
+            row = campaign.rows[seq]
+            allowed = max(row.pardoned, self.ledger.max_unknown_resends)
+            must(row.unknowns <= allowed, f"recipient {seq} is resent though that is no longer allowed")
+        self.claims = claims
         must(all(campaign.rows[seq].state is S.ACCEPTED for seq in self.told), "accepted is for ever")
         if self.guarded is not None:
             must(self.arms == self.guarded, "armed after a loss that nobody has acknowledged")

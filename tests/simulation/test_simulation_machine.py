@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 from simulated_sender import Behaviour
 from simulated_walk import LEAPS, REOPENINGS
-from simulated_world import CONTROL, MAX_PODS, World
+from simulated_world import CONTROL, MAX_PODS, MAX_RESENDS, World
 
 from fullsend.states import DeliveryState
 
@@ -120,6 +120,10 @@ class Machine(RuleBasedStateMachine):
     @rule(there=st.booleans())
     def transport_goes_or_comes(self, there: bool) -> None:
         self.world.edit(control=CONTROL if there else None, problems=() if there else ("relay is not there",))
+
+    @rule(times=st.integers(0, MAX_RESENDS))
+    def user_allows_other_resends(self, times: int) -> None:
+        self.world.allow_resends(times)
 
     @rule()
     def status_is_forgotten(self) -> None:

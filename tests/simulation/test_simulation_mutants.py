@@ -66,7 +66,14 @@ class ForgetsUnknown(Ledger):
         row.due_at = self.now
 
 
-class ResendsForEver(Ledger):
+class ResendsAsItOnceMight(Ledger):
+    """Whoever is unknown is sent again, though its user has lowered how often that may be."""
+
+    def _used_up(self, row: Row) -> bool:
+        return False
+
+
+class ResendsForEver(ResendsAsItOnceMight):
     """Unknown rows are sent again without a bound."""
 
     def _nobody_knows(self, row: Row, delay: timedelta) -> None:
@@ -154,6 +161,7 @@ class FinishesOverSenders(Ledger):
         IgnoresLateAccepted,
         ForgetsUnknown,
         ResendsForEver,
+        ResendsAsItOnceMight,
         RecordsForTheDead,
         LosesRows,
         NeverSweeps,

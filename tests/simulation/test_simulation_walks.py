@@ -12,7 +12,7 @@ from simulated_walk import walk
 
 from fullsend.reconcile.situation import Situation
 
-WALKS = 1200
+WALKS = 1900
 STEPS = 300
 
 EXPECTED_ACTIONS = {

@@ -203,7 +203,8 @@ async def claim_fresh(
 
 
 async def claim_due(db: Database, session: OpenedSession, *, limit: int) -> list[Claimed]:
-    """Deferred and unknown rows whose time has come, oldest first. Raises SessionFenced."""
+    """Deferred and unknown rows whose time has come, oldest first; of these, whose resends are used up are held and not
+    among them. Raises SessionFenced."""
     return await _claim(db, "claim_due", session, {"limit": limit})
 
 
@@ -213,11 +214,11 @@ async def _claim(db: Database, name: str, session: OpenedSession, params: Mappin
     if not live:
         raise SessionFenced(f"Session {session.id} was fenced: nothing more may be claimed or armed under it.")
     session.told.hear(rows)
-    return [_claimed(row) for row in rows]
+    return [_claimed(row) for *row, is_held, _ in rows if not is_held]
 
 
-def _claimed(row: TupleRow) -> Claimed:
-    seq, address, identity_hash, variables, token, domain, attempts, unknowns, charges, charged_since, _ = row
+def _claimed(row: Sequence[Any]) -> Claimed:
+    seq, address, identity_hash, variables, token, domain, attempts, unknowns, charges, charged_since = row
     return Claimed(
         seq, address, identity_hash, variables, token, domain, attempts, unknowns, charges, utc_or_none(charged_since)
     )

@@ -40,7 +40,7 @@ _GRANTS: Final = (
     "render_checked, render_failed, sealed_at, reason, message) ON fullsend.plan TO {role}",
     "GRANT INSERT, DELETE, UPDATE (eligible) ON fullsend.recipient TO {role}",
     "GRANT INSERT, DELETE, UPDATE (state, session_id, due_at, updated_at, first_charged_at, attempts, unknowns, "
-    "charges, reason) ON fullsend.delivery TO {role}",
+    "pardoned, charges, reason) ON fullsend.delivery TO {role}",
     "GRANT UPDATE (phase, compiled, sealed_seq, list_ids, breaker, revision) ON fullsend.campaign TO {role}",
     # The sender: its session, its counters, the history, and mailboxes that refuse.
     "GRANT INSERT, UPDATE (state, reason, charged, content_sent, stage, code, enhanced, text, relay, took_ms, "

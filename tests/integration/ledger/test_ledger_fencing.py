@@ -147,6 +147,67 @@ async def test_a_recorded_unknown_beyond_the_resends_is_held_whoever_records_it(
     await agree(ledger, campaign, held=1)
 
 
+async def test_fewer_resends_hold_for_whoever_is_unknown_already(ledger: Database) -> None:
+    campaign, _, _ = await armed_and_fenced(ledger, 3)
+    session = await world.opened(ledger, campaign)
+    [busy] = await sessions.claim_due(ledger, session, limit=1)
+    await world.armed(ledger, session, [busy])
+    await world.record(ledger, session, world.outcome(busy, S.DEFERRED, delay=0.0, charged=True))
+    await agree(ledger, campaign, unknown=2, deferred=1)
+    await world.controlled(ledger, campaign, {"retry": {"max_unknown_resends": 0}})
+    for _ in range(2):
+        assert await sessions.claim_due(ledger, session, limit=10) == []
+        await agree(ledger, campaign, held=3)
+    told = await world.sql(ledger, "SELECT DISTINCT unknowns, reason, session_id, due_at FROM fullsend.delivery")
+    assert told == [(1, "ResendsUsedUp", None, None)]
+    view = await campaigns.observe(ledger, campaign, session_lease_seconds=60)
+    assert (view.due_now, view.counts.open) == (0, 0)
+    await world.controlled(ledger, campaign, {"retry": {"max_unknown_resends": 1}})
+    assert await sessions.claim_due(ledger, session, limit=10) == [], "who is held waits for a person"
+
+
+@pytest.mark.parametrize("given_back", [False, True])
+@pytest.mark.parametrize("resends", [0, 1])
+async def test_whom_a_person_reopens_is_sent_once_more_and_then_held(
+    ledger: Database, given_back: bool, resends: int
+) -> None:
+    campaign, _, _ = await armed_and_fenced(ledger)
+    second = await world.opened(ledger, campaign)
+    await world.armed(ledger, second, await sessions.claim_due(ledger, second, limit=1))
+    await sessions.fence(ledger, second.id, 1)
+    await agree(ledger, campaign, held=1)
+    await world.controlled(ledger, campaign, {"retry": {"max_unknown_resends": resends}})
+    await campaigns.request_reopen(ledger, campaign, id="r", states=[S.HELD])
+    assert await campaigns.carry_out_reopen(ledger, campaign) == 1
+    session = await world.opened(ledger, campaign)
+    [row] = await sessions.claim_due(ledger, session, limit=1)
+    if given_back:
+        await sessions.give_back(ledger, session, [row.seq])
+        await agree(ledger, campaign, unknown=1)
+        [row] = await sessions.claim_due(ledger, session, limit=1)
+    assert (await world.armed(ledger, session, [row])).armed == {1}
+    await world.record(ledger, session, world.outcome(row, S.UNKNOWN, delay=0.0))
+    await agree(ledger, campaign, held=1)
+
+
+async def test_a_reopening_pardons_only_what_was_unknown_before_it(ledger: Database) -> None:
+    """More resends are allowed for a while, and somebody is unknown again in that time."""
+    campaign, _, _ = await armed_and_fenced(ledger)
+    await world.controlled(ledger, campaign, {"retry": {"max_unknown_resends": 0}})
+    session = await world.opened(ledger, campaign)
+    assert await sessions.claim_due(ledger, session, limit=1) == []
+    await campaigns.request_reopen(ledger, campaign, id="r", states=[S.HELD])
+    await campaigns.carry_out_reopen(ledger, campaign)
+    await world.controlled(ledger, campaign, {"retry": {"max_unknown_resends": 3}})
+    [row] = await sessions.claim_due(ledger, session, limit=1)
+    await world.armed(ledger, session, [row])
+    await world.record(ledger, session, world.outcome(row, S.UNKNOWN, delay=0.0))
+    await agree(ledger, campaign, unknown=1)
+    await world.controlled(ledger, campaign, {"retry": {"max_unknown_resends": 1}})
+    assert await sessions.claim_due(ledger, session, limit=1) == []
+    await agree(ledger, campaign, held=1)
+
+
 async def test_a_late_accepted_that_waits_behind_a_sweep_finds_what_the_sweep_noted(
     ledger: Database, postgres_dsn: str
 ) -> None:

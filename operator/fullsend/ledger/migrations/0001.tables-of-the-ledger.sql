@@ -129,6 +129,7 @@ CREATE TABLE fullsend.recipient (
 );
 
 -- Narrow, and written about three times a message: where each recipient stands.
+-- pardoned is what unknowns was when a person reopened the row: those don't keep it from being sent once more.
 -- due_at is set exactly while a row waits, session_id exactly while a session holds it: both indexes stay small.
 -- Autovacuum by a share of a huge table would come too late for the rows of the campaign that is running.
 CREATE TABLE fullsend.delivery (
@@ -142,6 +143,7 @@ CREATE TABLE fullsend.delivery (
     state fullsend.delivery_state NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
     unknowns smallint NOT NULL DEFAULT 0,
+    pardoned smallint NOT NULL DEFAULT 0,
     charges smallint NOT NULL DEFAULT 0,
     reason text NOT NULL DEFAULT '',
     PRIMARY KEY (campaign_id, seq),

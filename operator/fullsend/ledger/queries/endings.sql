@@ -73,7 +73,7 @@ WITH request AS MATERIALIZED (
 ), moved AS (
     UPDATE fullsend.delivery AS d
     SET state = 'deferred', due_at = clock_timestamp(), reason = 'Reopened', charges = 0, first_charged_at = NULL,
-        updated_at = clock_timestamp()
+        pardoned = d.unknowns, updated_at = clock_timestamp()
     FROM picked AS p WHERE d.campaign_id = %(campaign)s AND d.seq = p.seq
         AND d.seq = ANY (ARRAY(SELECT x.seq FROM picked AS x))
     RETURNING d.seq, d.state, p.state AS was

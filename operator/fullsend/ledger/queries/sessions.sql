@@ -89,7 +89,7 @@ WITH open AS MATERIALIZED (
     FROM claimed
 )
 SELECT c.seq, r.address, r.identity_hash, r.variables, r.token, r.domain, c.attempts, c.unknowns, c.charges,
-    c.first_charged_at, counted.revision
+    c.first_charged_at, false, counted.revision
 FROM counted, claimed AS c
 CROSS JOIN LATERAL (
     SELECT * FROM fullsend.recipient AS x WHERE x.campaign_id = %(campaign)s AND x.seq = c.seq OFFSET 0
@@ -97,33 +97,39 @@ CROSS JOIN LATERAL (
 ORDER BY c.seq;
 
 -- claim_due --
--- Rows whose time has come, oldest first; the clock is read once so that it can bound the index
+-- Rows whose time has come, oldest first; the clock is read once so that it can bound the index. Whose resends are used
+-- up, since fewer are allowed than when nobody knew of it last, is held, unless a person has reopened it since
 WITH open AS MATERIALIZED (
-    SELECT clock_timestamp() AS now FROM fullsend.session AS s JOIN fullsend.campaign AS c ON c.id = s.campaign_id
+    SELECT clock_timestamp() AS now, c.max_unknown_resends AS resends
+    FROM fullsend.session AS s JOIN fullsend.campaign AS c ON c.id = s.campaign_id
     WHERE s.id = %(session)s AND s.campaign_id = %(campaign)s AND s.fenced_at IS NULL AND s.ended_at IS NULL
         AND c.phase = 'sending' AND NOT c.stopped
 ), picked AS MATERIALIZED (
-    SELECT d.seq, d.state, d.due_at FROM fullsend.delivery AS d
+    SELECT d.seq, d.state, d.due_at, d.unknowns > greatest(d.pardoned, (SELECT o.resends FROM open AS o)) AS used_up
+    FROM fullsend.delivery AS d
     WHERE d.campaign_id = %(campaign)s AND d.due_at <= (SELECT o.now FROM open AS o)
     ORDER BY d.due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), claimed AS (
+), moved AS (
     UPDATE fullsend.delivery AS d
-    SET state = 'claimed', session_id = %(session)s, due_at = NULL, updated_at = clock_timestamp()
-    WHERE d.campaign_id = %(campaign)s AND d.seq = ANY (ARRAY(SELECT p.seq FROM picked AS p))
-    RETURNING d.seq, d.attempts, d.unknowns, d.charges, d.first_charged_at
+    SET state = CASE WHEN p.used_up THEN 'held' ELSE 'claimed' END::fullsend.delivery_state,
+        session_id = CASE WHEN NOT p.used_up THEN %(session)s::bigint END,
+        reason = CASE WHEN p.used_up THEN 'ResendsUsedUp' ELSE d.reason END,
+        due_at = NULL, updated_at = clock_timestamp()
+    FROM picked AS p
+    WHERE d.campaign_id = %(campaign)s AND d.seq = p.seq AND d.seq = ANY (ARRAY(SELECT q.seq FROM picked AS q))
+    RETURNING d.seq, d.state, d.attempts, d.unknowns, d.charges, d.first_charged_at, p.state AS was, p.due_at
 ), counted AS MATERIALIZED (
-    SELECT fullsend.count_moves(%(campaign)s, %(session)s, %(tenant)s,
-        array_agg(p.state), array_agg('claimed'::fullsend.delivery_state), 0) AS revision
-    FROM picked AS p WHERE (SELECT count(*) FROM claimed) > 0
+    SELECT fullsend.count_moves(%(campaign)s, %(session)s, %(tenant)s, array_agg(m.was), array_agg(m.state), 0)
+        AS revision
+    FROM moved AS m
 )
-SELECT c.seq, r.address, r.identity_hash, r.variables, r.token, r.domain, c.attempts, c.unknowns, c.charges,
-    c.first_charged_at, counted.revision
-FROM counted, claimed AS c
-JOIN picked AS p ON p.seq = c.seq
+SELECT m.seq, r.address, r.identity_hash, r.variables, r.token, r.domain, m.attempts, m.unknowns, m.charges,
+    m.first_charged_at, m.state = 'held', counted.revision
+FROM counted, moved AS m
 CROSS JOIN LATERAL (
-    SELECT * FROM fullsend.recipient AS x WHERE x.campaign_id = %(campaign)s AND x.seq = c.seq OFFSET 0
+    SELECT * FROM fullsend.recipient AS x WHERE x.campaign_id = %(campaign)s AND x.seq = m.seq OFFSET 0
 ) AS r
-ORDER BY p.due_at, c.seq;
+ORDER BY m.due_at, m.seq;
 
 -- give_back --
 -- Claimed rows that will not be armed: due now, uncharged; what nobody knew stays unknown
