@@ -49,10 +49,12 @@ fuzz: .setup-dev ## the fuzzers at length: INPUTS= to each, others each time (ma
 E2E_IMAGES := $(CURDIR)/.fullsend/e2e-images
 e2e: .setup-dev ## the image, the chart and campaigns on a real node; as root, with Debian's buildah, debootstrap, runc, ...
 	$(PYTHON) tests/cluster/binaries.py --node --if-possible >/dev/null
-	@why="$$($(PYTHON) tests/e2e/needs.py)"; if [ -n "$$why" ]; then echo "make e2e: SKIPPED, no real node here: $$why"; else \
-	  set -e; $(PYTHON) tests/e2e/images.py $(E2E_IMAGES); \
-	  FULLSEND_E2E_IMAGES=$(E2E_IMAGES) unshare --net --mount --pid --fork --kill-child --mount-proc \
-	    sh -c 'mount --make-rshared / && $(PYTHON) -m pytest tests/e2e $(ARGS); code=$$?; exit $$code'; fi
+	@set -e; why="$$($(PYTHON) tests/e2e/needs.py)"; \
+	[ -n "$$why" ] || why="$$($(PYTHON) tests/e2e/images.py $(E2E_IMAGES))"; \
+	if [ -n "$$why" ]; then echo "make e2e: SKIPPED, no real node here: $$why"; else \
+	  folder="$$(mktemp -d /tmp/fullsend-e2e-XXXXXX)"; trap 'rm -rf "$$folder"' EXIT; trap 'exit 130' INT TERM; \
+	  FULLSEND_E2E_IMAGES=$(E2E_IMAGES) TMPDIR="$$folder" unshare --net --mount --pid --fork --kill-child --mount-proc \
+	    sh -c 'mount --make-rshared / && "$$@"; code=$$?; exit $$code' e2e $(PYTHON) -m pytest tests/e2e $(ARGS); fi
 
 check: .setup-dev ## lint, format check, types, import contracts
 	$(PYTHON) -m ruff check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,35 @@ def test_nobody_puts_a_program_of_their_own_into_a_pod_that_has_it(installed: In
     kubectl("patch", "pod", "it", *here, "--as=changer", "-p", '{"metadata": {"labels": {"a": "b"}}}')
 
 
+@pytest.mark.parametrize("way", [MOUNTED, VARIABLE])
+def test_nobody_puts_a_container_beside_the_ledgers_secret_but_who_may_read_it(
+    installed: Installed, way: dict[str, Any]
+) -> None:
+    """``kubectl debug`` into a sender, or with the Secret in the new container's own environment."""
+    kubectl, namespace = installed.kubectl, installed.namespace
+    verbs = ("--verb=get,patch,update", "--resource=pods,pods/ephemeralcontainers", "-n", namespace)
+    kubectl("create", "role", "debugger", *verbs)
+    for user in ("debugger", "reader"):
+        kubectl("create", "rolebinding", user, "--role=debugger", f"--user={user}", "-n", namespace)
+    kubectl("create", "rolebinding", "r", "--clusterrole=fullsend-ledger-user", "--user=reader", "-n", namespace)
+    mounted = way is MOUNTED
+    kubectl("create", "-n", namespace, "-f", "-", given=pod(**(way if mounted else {})))
+    beside = {"name": "beside", "image": "it", **(way["container"] if not mounted else {})}
+    plain = {"name": "plain", "image": "it"}
+
+    def debug(user: str, *containers: dict[str, Any]) -> str:
+        change = json.dumps({"spec": {"ephemeralContainers": containers}})
+        as_user = (f"--as={user}", "--as-group=system:authenticated", "--subresource=ephemeralcontainers")
+        return kubectl.run("patch", "pod", "it", "-n", namespace, *as_user, "--patch", change).stderr
+
+    assert "login to the ledger" in debug("debugger", beside)
+    assert debug("reader", beside) == ""
+    if not mounted:
+        kubectl("delete", "pod", "it", "-n", namespace, "--grace-period=0", "--force")
+        kubectl("create", "-n", namespace, "-f", "-", given=pod())
+        assert debug("debugger", plain) == ""
+
+
 def test_the_kinds_outlive_the_release_and_another_takes_them_over(installed: Installed, kubectl: Kubectl) -> None:
     told = installed.helm("uninstall", RELEASE, "-n", installed.namespace)
     assert "kept due to the resource policy" in told
@@ -183,6 +213,20 @@ def test_an_upgrade_brings_changed_kinds(installed: Installed, kubectl: Kubectl,
         *("upgrade", RELEASE, CHART, "-n", installed.namespace, "--force-conflicts"), values=installed.values()
     )
     assert kubectl("get", "crd", "audiences.fullsend.dev", "-o", columns) != ""
+
+
+def test_a_rollback_brings_the_kinds_back(installed: Installed, kubectl: Kubectl, tmp_path: Path) -> None:
+    changed = tmp_path / "fullsend"
+    shutil.copytree(CHART, changed)
+    kind = changed / "files" / "crds" / "fullsend.dev_audiences.yaml"
+    kind.write_text(kind.read_text().replace("- name: Eligible\n", "- name: Next\n"))
+    columns = ("get", "crd", "audiences.fullsend.dev", "-o", "jsonpath={.spec.versions[0].additionalPrinterColumns}")
+    before = kubectl(*columns)
+    here = ("-n", installed.namespace, "--force-conflicts")  # the tests have applied them, too
+    installed.helm("upgrade", RELEASE, changed, *here, values=installed.values())
+    assert '"Next"' in kubectl(*columns)
+    installed.helm("rollback", RELEASE, *here)
+    assert kubectl(*columns) == before
 
 
 def _drop_columns() -> str:

@@ -1,4 +1,8 @@
-"""One cluster with a real node a run, and the chart installed in it. Elsewhere the tests say why they are skipped."""
+"""One cluster with a real node a run, and the chart installed in it. Elsewhere the tests say why they are skipped.
+
+The files are one story in the order of their names: what is installed at first is upgraded, taken away and installed
+in other ways at the end.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import binaries
-from cluster.helm import Helm
 from e2e.needs import INSIDE, missing
 from e2e.node_cluster import NodeCluster, node_cluster
+from e2e.trial import SPACE, Trial, volume
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    why = missing() or ("" if os.environ.get(INSIDE) else "it needs namespaces of its own: make e2e")
+    why = missing() if os.environ.get(INSIDE) else "it needs namespaces of its own: make e2e"
     for item in items:
         if Path(__file__).parent in item.path.parents and why:
             item.add_marker(pytest.mark.skip(reason=f"no real node here: {why}"))
@@ -28,5 +31,13 @@ def node() -> Iterator[NodeCluster]:
 
 
 @pytest.fixture(scope="session")
-def helm(node: NodeCluster) -> Helm:
-    return Helm(str(binaries.HELM.folder / "helm"), node.admin)
+def trial(node: NodeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    made = Trial(node, tmp_path_factory.mktemp("e2e") / "clone")
+    made.kubectl("apply", "-f", "-", given=volume(node.folder / "volume"))
+    made.kubectl("label", "namespace", SPACE, "pod-security.kubernetes.io/enforce=restricted")
+    made.types(
+        "helm install fullsend helm/fullsend -n fullsend --create-namespace --wait "
+        "--set postgresql.embedded=true --set mailSink.enabled=true"
+    )
+    yield made
+    made.close()
