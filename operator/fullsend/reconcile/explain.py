@@ -172,8 +172,9 @@ def _halted(desired: Desired, view: LedgerView) -> tuple[str, str]:
             f"everybody else has been sent to. {newest.message}. To send to those at {newest.provider} who are left, "
             f'set spec.acknowledgedHalt to "{newest.id}"; else schedule.deadline expires them, or spec.cancel ends them'
         )
+    what = view.breaker.message.rstrip(".")
     return view.breaker.reason or "Halted", (
-        f'{view.breaker.message}. When this is mended, set spec.acknowledgedHalt to "{view.breaker.halt_id}"'
+        f'{what}. When this is mended, set spec.acknowledgedHalt to "{view.breaker.halt_id}"'
     )
 
 

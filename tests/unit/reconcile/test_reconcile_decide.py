@@ -167,6 +167,13 @@ def test_halting_a_ledger_that_went_back_is_not_repeated() -> None:
     assert kinds(look(wish(), world(halted, previous=previous))) == []
 
 
+def test_what_a_halt_says_ends_in_one_full_stop() -> None:
+    halted = view(breaker=replace(HALTED, message="It may be waiting again."))
+    ready = find(look(wish(), world(halted)).status, "Ready")
+    assert ready is not None
+    assert "waiting again. When this is mended" in ready.message
+
+
 def test_a_key_with_other_content_is_never_sent() -> None:
     conflict = ("spec.message.subject: was 'Spring', now 'Summer'",)
     decision = look(wish(), world(view(owner=None), conflict=conflict))
