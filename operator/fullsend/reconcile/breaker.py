@@ -9,8 +9,8 @@ a refusal of the sender, the message or everybody is never probed, it waits for 
     CLOSED ----------------> REDUCED ----------------> PROBING ---------> HALTED(30 s..15 min) ----> PROBING
        ^     halved each time  |  ^                       |                  ^
        |  doubled every 10 s   |  |      a success        |                  | the sender, the message or everyone
-       +-----------------------+  +-----------------------+                  | refused; 5 messages in a row without
-                                                                             | a reply: needs a person
+       +-----------------------+  +-----------------------+                  | refused; a probe without a reply after
+                                                                             | 5 messages without: needs a person
 
 The three are in a row, and so is each one after them: without a success in between, the connections are halved once
 more. A trouble among successes is weather in ``REDUCED`` as in ``CLOSED``; else a relay that puts off one message in a
@@ -23,8 +23,9 @@ each recipient of a greylisting relay waiting for a probe time of its own.
 to be alive at that moment.
 
 How many recipients an unanswering relay can make ``unknown``: with C connections and k rows armed on each, the first
-time-out finds up to C*k rows on the wire; a connection may arm again until the fifth report, so at most C*k + 4*k
-rows become unknown before a person is asked. (8 connections, k = 2: 24 rows.)
+time-out finds up to C*k rows on the wire; a connection may arm again until the fifth report, and then one probe goes
+out, because a relay that restarts leaves as many unanswered: at most C*k + 4*k + 1 rows become unknown before a person
+is asked. (8 connections, k = 2: 25 rows.)
 """
 
 from __future__ import annotations
@@ -414,7 +415,7 @@ def _unanswered(view: BreakerView, message: str, now: datetime, halt_id: str, po
         return _halt_until_probe(view, Reason.NO_REPLY, message, now, halt_id, policy)
     run = view.failures + 1 if view.reason == Reason.NO_REPLY else 1
     if run >= policy.unanswered_halt:
-        return halt(view, Reason.NO_REPLY, message, now, halt_id=halt_id)
+        return _halt_until_probe(view, Reason.NO_REPLY, message, now, halt_id, policy)
     if run >= policy.unanswered_reduce:
         return replace(
             view,

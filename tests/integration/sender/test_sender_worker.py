@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,9 +85,14 @@ async def test_a_relay_that_never_answers_the_dot_is_given_up_long_before_the_en
         assert await here.run() is Ended.HELD_BACK
         view = await here.view()
         assert view.breaker.state is BreakerState.HALTED
-        assert view.breaker.needs_person
         k, connections = K[mode], 4
         assert 0 < sum(copies(sink)) <= connections * k + 4 * k
+        assert not view.breaker.needs_person  # a relay that restarts looks the same: one probe tells
+        probe = view.now
+        await campaigns.update_breaker(ledger, here.campaign, lambda b: replace(b, next_probe_at=probe))
+        assert await here.run() is Ended.HELD_BACK
+        assert (await here.view()).breaker.needs_person
+        assert sum(copies(sink)) <= connections * k + 4 * k + 1
         assert max(copies(sink)) <= 2
         assert await nothing_in_hand(here)
         # A person says "go on" again and again: still nobody gets more than the resends allowed.

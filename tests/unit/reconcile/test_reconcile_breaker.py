@@ -166,10 +166,20 @@ def test_only_the_id_that_was_shown_acknowledges_and_it_goes_on_with_one_connect
     assert breaker.acknowledge(going_on, "h-1", NOW) is going_on
 
 
-def test_unanswered_messages_reduce_at_three_and_ask_a_person_at_five() -> None:
+def test_unanswered_messages_reduce_at_three_halt_at_five_and_a_person_is_asked_when_the_probe_is_one_more() -> None:
     allowed = [breaker.allowed_connections(troubled(BreakerView(), SILENT, n), NOW) for n in range(1, 6)]
     assert allowed == [None, None, 1, 1, 0]
-    assert troubled(BreakerView(), SILENT, 5).needs_person
+    halted = troubled(BreakerView(), SILENT, 5)
+    assert not halted.needs_person
+    assert halted.next_probe_at is not None
+    probed = breaker.trouble(halted, SILENT, halted.next_probe_at, halt_id="h")
+    assert probed.needs_person
+
+
+def test_a_relay_that_restarted_with_many_messages_on_the_wire_is_gone_on_with() -> None:
+    halted = troubled(BreakerView(), SILENT, 5)
+    assert halted.next_probe_at is not None
+    assert breaker.success(halted, halted.next_probe_at).state is BreakerState.REDUCED
 
 
 @pytest.mark.parametrize(("connections", "armed"), [(1, 1), (8, 2), (16, 2)])
@@ -185,7 +195,9 @@ def test_the_stated_bound_on_unknown_rows_holds(connections: int, armed: int) ->
                 allowed = breaker.allowed_connections(view, NOW)
                 if allowed is None or index < allowed:
                     on_wire[index] = armed
-    assert unknown <= connections * armed + 4 * armed
+    assert view.next_probe_at is not None
+    view = breaker.trouble(view, SILENT, view.next_probe_at, halt_id="h", policy=BreakerPolicy(connections=connections))
+    assert unknown + 1 <= connections * armed + 4 * armed + 1
     assert view.needs_person
 
 
@@ -195,7 +207,10 @@ def test_an_answer_in_between_starts_the_count_of_unanswered_anew() -> None:
 
 
 def test_after_an_acknowledgement_one_unanswered_probe_is_enough() -> None:
-    going_on = breaker.acknowledge(troubled(BreakerView(), SILENT, 5), "h", NOW)
+    halted = troubled(BreakerView(), SILENT, 5)
+    assert halted.next_probe_at is not None
+    asked = breaker.trouble(halted, SILENT, halted.next_probe_at, halt_id="h")
+    going_on = breaker.acknowledge(asked, "h", NOW)
     assert troubled(going_on, SILENT, 1).needs_person
 
 
