@@ -71,6 +71,7 @@ from fullsend.reconcile.situation import (
     Situation,
     classify,
     disproved,
+    halted_by_a_loss,
     halted_for_person,
     may_reopen,
     outdated,
@@ -229,8 +230,10 @@ def _unblocked(desired: Desired, view: LedgerView) -> Iterator[Action]:
 
 
 def _acknowledged(desired: Desired, view: LedgerView) -> bool:
-    halted = view.breaker.state is BreakerState.HALTED and view.breaker.halt_id != ""
-    return halted and view.breaker.halt_id == desired.acknowledged_halt
+    id_, said = view.breaker.halt_id, desired.acknowledged_halt
+    if view.breaker.state is not BreakerState.HALTED or not id_:
+        return False
+    return said == id_ or (halted_by_a_loss(view) and said.startswith(f"{id_}."))
 
 
 def control_wanted(situation: Situation, desired: Desired, view: LedgerView) -> Control | None:

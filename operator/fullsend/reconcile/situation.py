@@ -140,8 +140,19 @@ def _sending(desired: Desired, view: LedgerView, now: datetime) -> Situation:
 
 
 def went_back_id(observed: Observed) -> str:
-    """The halt's id names the revision that was lost, so an acknowledgement covers this loss and no later one."""
-    return f"ledger-went-back-{observed.remembered_revision}"
+    """The halt's id names the revision that was lost, so an acknowledgement covers this loss and no later one.
+
+    Where a sender has noticed it too and halted the campaign, it names that halt as well: a person is asked once.
+    """
+    view, lost = observed.view, str(observed.remembered_revision)
+    if view is None or not halted_by_a_loss(view) or view.breaker.halt_id.endswith(f"-{lost}"):
+        return f"ledger-went-back-{lost}"
+    return f"{view.breaker.halt_id}.{lost}"
+
+
+def halted_by_a_loss(view: LedgerView) -> bool:
+    breaker_ = view.breaker
+    return breaker_.state is BreakerState.HALTED and breaker_.reason == breaker.Reason.LEDGER_WENT_BACK
 
 
 def went_back(desired: Desired, observed: Observed) -> bool:

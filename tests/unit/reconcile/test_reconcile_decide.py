@@ -161,6 +161,24 @@ def test_an_acknowledged_loss_goes_on_from_the_older_revision_and_only_once() ->
     assert later.situation is Situation.LEDGER_WENT_BACK
 
 
+def test_a_loss_that_a_sender_has_noticed_too_is_acknowledged_once() -> None:
+    previous = look(wish(), world(view(revision=50))).status
+    by_sender = replace(HALTED, reason="LedgerWentBack", halt_id="ledger-went-back-7-1068ac73")
+    halted = view(revision=41, breaker=by_sender)
+    shown = look(wish(), world(halted, previous=previous)).status
+    assert shown.halt is not None
+    assert shown.halt.id == "ledger-went-back-7-1068ac73.50"
+    desired = wish(acknowledged_halt=shown.halt.id)
+    decision = look(desired, world(halted, previous=shown))
+    assert kinds(decision) == ["AcknowledgeHalt"]
+    assert of_kind(decision, AcknowledgeHalt).halt_id == by_sender.halt_id
+    going_on = view(revision=42, breaker=replace(by_sender, state=BreakerState.PROBING, halt_id=""))
+    assert look(desired, world(going_on, previous=decision.status)).situation is not Situation.LEDGER_WENT_BACK
+    # The same halt in a copy of the ledger that is older still: what was said was said of the first loss.
+    older = view(revision=40, breaker=by_sender)
+    assert look(desired, world(older, previous=decision.status)).situation is Situation.LEDGER_WENT_BACK
+
+
 def test_halting_a_ledger_that_went_back_is_not_repeated() -> None:
     previous = look(wish(), world(view(revision=50))).status
     halted = view(revision=41, breaker=replace(HALTED, halt_id="ledger-went-back-50"), control=STOPPED.to_json())
