@@ -26,6 +26,9 @@ ADVICE: Final[Mapping[str, str]] = {
     "EveryoneRefused": f"mend the relay's settings, {_MEND_AND_RESUME}",
     "NoReplyAfterContent": f"ask the relay's logs whether the messages arrived, {_MEND_AND_RESUME}",
     "TooManyRejected": f"is the list what it should be? If it is, {_MEND_AND_RESUME.removeprefix('then ')}",
+    "ProviderRejects": f"see what it said (`kubectl fullsend report {{name}}`), clean its part of the list, "
+    f"{_MEND_AND_RESUME}",
+    "ProviderRefusesSender": f"its answer says where to ask to be let in again; {_MEND_AND_RESUME}",
     "LedgerWentBack": "bring the right database back; or, knowing that some may get it twice, `kubectl fullsend resume "
     "{name}`",
     "LedgerDiskFull": _DATABASE,
